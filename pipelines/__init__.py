@@ -1,0 +1,1 @@
+"""What a user runs: the `regatta` command and the stages behind it."""

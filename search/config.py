@@ -1,0 +1,167 @@
+"""The configuration of a search: the grid, the ranges, how many trials, and on which workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RangeConfig:
+    """What a searched parameter may be: `low` to `high`, or one of `values`."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    """Uniform in the logarithm."""
+    step: float | None = None
+    """Distance between neighbouring values; null: continuous, or 1 where both bounds are whole numbers."""
+    values: Sequence[Any] | None = None
+    """The choices, instead of bounds."""
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether only whole numbers are proposed: both bounds are written as such."""
+        return isinstance(self.low, int) and isinstance(self.high, int) and (self.step is None or self.step == int(self.step))
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield one sentence for every rule broken; names are relative to this object."""
+        if self.values is not None:
+            yield from self._mistakes_of_values()
+        elif self.low is None or self.high is None:
+            yield "a range must have `low` and `high`, or `values`."
+        elif not (math.isfinite(self.low) and math.isfinite(self.high)):
+            yield f"`low` and `high` must be finite, but got {self.low} and {self.high}."
+        else:
+            yield from self._mistakes_of_bounds(self.low, self.high)
+
+    def _mistakes_of_values(self) -> Iterator[str]:
+        values = list(self.values or ())
+        if self.low is not None or self.high is not None or self.step is not None or self.log:
+            yield "`values` must stand alone, without `low`, `high`, `log` and `step`."
+        if not values:
+            yield "`values` must have at least one entry, but it is empty."
+        if len({repr(value) for value in values}) < len(values):
+            yield f"`values` must differ from each other, but got {values}."
+        if any(isinstance(value, dict | list | tuple) for value in values):
+            yield f"`values` must be numbers, strings, booleans or null, but got {values}."
+
+    def _mistakes_of_bounds(self, low: float, high: float) -> Iterator[str]:
+        if low >= high:
+            yield f"`low` must be less than `high`, but got {low} and {high}."
+        if self.log and low <= 0:
+            yield f"`low` must be greater than 0 with `log: true`, but got {low}."
+        if self.step is not None:
+            if self.log:
+                yield "`step` must be left out with `log: true`."
+            if not self.step > 0:
+                yield f"`step` must be greater than 0, but got {self.step}."
+            elif abs((high - low) / self.step - round((high - low) / self.step)) > 1e-9:
+                yield f"`step` must divide the range from {low} to {high}, but got {self.step}."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningRateConfig:
+    """Where to look for the learning rate of each batch size: around a centre that a rule moves, or between bounds."""
+
+    rule: Literal["linear", "sqrt", "none", "absolute"] | None = None
+    """How the centre moves with the batch size; null: the optimizer's own (linear for sgd, sqrt for the adaptive ones)."""
+    centre: float | None = None
+    """Middle of the range at `reference_batch_size`; null: the optimizer's own."""
+    reference_batch_size: int = 64
+    """The batch size at which `centre` is meant."""
+    factor: float = 16.0
+    """The range reaches from centre / factor to centre x factor."""
+    highest: float | None = None
+    """No centre lies above this (linear scaling ends at the stability limit); null: the optimizer's own."""
+    low: float | None = None
+    """Lower bound with `rule: absolute`."""
+    high: float | None = None
+    """Upper bound with `rule: absolute`."""
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield one sentence for every rule broken; names are relative to this object."""
+        absolute = self.rule == "absolute"
+        if absolute != (self.low is not None) or absolute != (self.high is not None):
+            yield "`low` and `high` must both be set with `rule: absolute`, and only with it."
+        for name in ("centre", "highest", "low", "high"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                yield f"`{name}` must be greater than 0 and finite, but got {value}."
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            yield f"`low` must be less than `high`, but got {self.low} and {self.high}."
+        if not 1 < self.factor < float("inf"):
+            yield f"`factor` must be greater than 1 and finite, but got {self.factor}."
+        if self.reference_batch_size < 1:
+            yield f"`reference_batch_size` must be at least 1, but got {self.reference_batch_size}."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """The grid of cells, what is sampled in each, and how many trials."""
+
+    strategy: Literal["compare"] = "compare"
+    """`compare`: a grid of cells, each with its own Optuna study and the same number of trials."""
+    batch_sizes: Sequence[int] = (16, 32, 64, 128, 256, 512)
+    """Batch sizes of the grid, examples per optimizer step."""
+    optimizers: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"sgd": {}})
+    """Optimizers of the grid: name to arguments; an argument is a value or a range. `own`: the module's own."""
+    schedules: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"constant": {}, "cosine": {}})
+    """Schedules of the grid: name to arguments; an argument is a value or a range."""
+    learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
+    """The range of the peak learning rate."""
+    trials: int = 12
+    """Quasi-random trials in each cell."""
+    refine: int = 2
+    """Trials in each cell around the best, once the quasi-random ones have ended."""
+    extend: bool = True
+    """Whether a cell whose best lies at an edge of its range is extended, once."""
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """More to search: dotted name (`model.init_args.width`) to range."""
+    seed: int = 0
+    """Seed of the proposals."""
+    keep_checkpoints: int = 3
+    """How many of the best finished trials keep their checkpoint."""
+    segment_seconds: float = 10.0
+    """A trial pauses into a checkpoint after about this many seconds of training."""
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield one sentence for every rule broken; names are relative to this object."""
+        for name, least in (("trials", 1), ("refine", 0), ("seed", 0), ("keep_checkpoints", 1)):
+            if getattr(self, name) < least:
+                yield f"`{name}` must be at least {least}, but got {getattr(self, name)}."
+        for name in ("batch_sizes", "optimizers", "schedules"):
+            if not getattr(self, name):
+                yield f"`{name}` must have at least one entry, but it is empty."
+        for size in self.batch_sizes:
+            if size < 1:
+                yield f"`batch_sizes` must be at least 1, but got {size}."
+        if len(set(self.batch_sizes)) < len(self.batch_sizes):
+            yield f"`batch_sizes` must differ from each other, but got {list(self.batch_sizes)}."
+        if not 0 < self.segment_seconds < float("inf"):
+            yield f"`segment_seconds` must be greater than 0, but got {self.segment_seconds}."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterConfig:
+    """Where trials run: worker processes of this machine, or a running Dask scheduler."""
+
+    workers: int | None = None
+    """Worker processes; null: one per core, or one per GPU where there are any."""
+    per_gpu: int = 1
+    """Workers that share one GPU."""
+    address: str | None = None
+    """Address of a running Dask scheduler (`tcp://host:8786`); null: workers of this machine."""
+    dashboard: bool = True
+    """Whether Dask's dashboard is served, on 127.0.0.1."""
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield one sentence for every rule broken; names are relative to this object."""
+        if self.workers is not None and self.workers < 1:
+            yield f"`workers` must be at least 1, but got {self.workers}. Leave it out for one per core or GPU."
+        if self.per_gpu < 1:
+            yield f"`per_gpu` must be at least 1, but got {self.per_gpu}."
+        if self.address is not None and self.workers is not None:
+            yield "`workers` must be left out with `address`: a running scheduler has its own."
