@@ -161,6 +161,7 @@ class TrainConfig:
     seed_order: int
     seed_dropout: int
     objective: str
+    direction: Direction
     target_metric: str
     train_loss: str | None
 

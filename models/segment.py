@@ -38,8 +38,6 @@ class Segment:
     """Seconds of training after which it ends at the next good place; None: no limit."""
     folder: str
     """Where it writes its checkpoint (path or fsspec URL)."""
-    keep_below: float | None = None
-    """A finished trial keeps its checkpoint when its value, smaller being better, is below this; None: always."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for another process."""

@@ -1,0 +1,221 @@
+"""What happens around the steps of a segment: rates, evaluations, divergence, pauses and checkpoints, by Lightning's hooks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from models import checkpoint, rng, schedules
+from models.build import ConfigError, nearest
+from models.config import OWN_OPTIMIZER
+from models.loaders import ForeignLoader, OrderedLoader, batch_examples
+from models.plan import Plan
+from models.recorder import CHECK_STEPS, Recorder
+from models.segment import Segment, Status
+
+STATE_KEY = "Regatta"
+"""Under which the conductor's state stands in a checkpoint's `callbacks`."""
+
+
+class Conductor:
+    """Leads one segment of one trial. `state_dict` travels in the checkpoint; the rest belongs to this segment."""
+
+    def __init__(self, segment: Segment, plan: Plan, loader: OrderedLoader | ForeignLoader, recorder: Recorder) -> None:
+        self.segment = segment
+        self.config = segment.config
+        self.plan = plan
+        self.loader = loader
+        self.recorder = recorder
+        self.stop: Callable[[], bool] = lambda: False
+        self.status: Status = "COMPLETE"
+        self.reason = ""
+        self.step = segment.from_step
+        self.checkpoint: str | None = None
+        self.sha256: str | None = None
+        self._until = plan.end_of(segment.until)
+        self._points = frozenset(plan.evaluations)
+        self._evaluated = segment.from_step
+        self._factors: list[float] = plan.factors.tolist()
+        self._plateau = schedules.Plateau(**self.config.schedule_args) if self.config.schedule == "plateau" else None
+        self._plateau_factor = 1.0
+        self._random: dict[str, Any] | None = None
+        self._save_after_epoch = False
+
+    # What goes on in the next segment
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and tensors."""
+        return {
+            "step": self.step,
+            "recorder": self.recorder.state_dict(),
+            "plateau": self._plateau.state() if self._plateau else {},
+            "plateau_factor": self._plateau_factor,
+            "random": rng.capture(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.step = self._evaluated = state["step"]
+        self.recorder.load_state_dict(state["recorder"])
+        if self._plateau:
+            self._plateau.load(state["plateau"])
+        self._plateau_factor = state["plateau_factor"]
+        self._random = state["random"]
+
+    # Lightning's hooks, in the order in which they come
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Put the random generators where the checkpoint left them: building the module has moved them."""
+        if self._random is not None:
+            rng.restore(self._random)
+        self.recorder.start_clock()
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        """Set the rate for this step."""
+        if self.config.optimizer != OWN_OPTIMIZER:
+            rate = self.learning_rate(self.step)
+            for group in trainer.optimizers[0].param_groups:
+                group["lr"] = rate
+
+    def learning_rate(self, step: int) -> float:
+        """The rate used for a step, counted from 0."""
+        assert self.config.learning_rate is not None, "only the module's own optimizer comes without a rate"
+        return self.config.learning_rate * self._factors[step] * self._plateau_factor
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        """Take the gradient's norm, before clipping, at the steps that are evaluated."""
+        if self.step + 1 in self._points:
+            gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+            self.recorder.gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the batch; look for divergence; end the segment where it should and may end."""
+        self.recorder.take(self._loss(trainer, outputs), batch_examples(batch))
+        if trainer.global_step == self.step:
+            return  # Gradients are still being accumulated.
+        self.step = trainer.global_step
+        if self.step % CHECK_STEPS == 0 or self.step in self._points:
+            self._end_if_diverged(trainer, self.recorder.diverged(self.step))
+        batches_left = trainer.num_training_batches - batch_idx - 1
+        if self.step >= self.plan.total_steps:
+            trainer.should_stop = True
+        elif not trainer.should_stop and self._should_pause(batches_left) and self._may_pause(batches_left):
+            self._pause(trainer, batches_left)
+
+    def evaluates(self, _: Any) -> bool:
+        """Whether to evaluate after this step; stands in for Lightning's rule, which knows fixed intervals only."""
+        return self.step in self._points and self._evaluated < self.step and self.status != "DIVERGED"
+
+    def on_validation_start(self, trainer: Any, module: Any) -> None:
+        """Stop the clock, and keep validation's random numbers apart from those of training."""
+        self.recorder.stop_clock()
+        self._random = rng.capture()
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        """Note the evaluation."""
+        metrics = trainer.callback_metrics
+        self._check_names(metrics)
+        self._evaluated = self.step
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        value = float(metrics[self.config.objective])
+        self.recorder.point(self.step, metrics, learning_rate=float(rate), batch_size=self._batch_size())
+        if not math.isfinite(value):
+            self._end_if_diverged(trainer, f"`{self.config.objective}` is {value} at step {self.step}")
+        elif self._plateau:
+            self._plateau_factor = self._plateau.update(value, self.config.direction)
+        assert self._random is not None, "validation ends after it has started"
+        rng.restore(self._random)
+        self.recorder.start_clock()
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        """Write the checkpoint of a pause between two epochs: behind the validation, where resuming is exact."""
+        if self._save_after_epoch:
+            self.save(trainer)
+
+    # What the hooks are made of
+
+    def _loss(self, trainer: Any, outputs: Any) -> Any:
+        if self.config.train_loss is not None:
+            return trainer.callback_metrics.get(self.config.train_loss)
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        return loss.detach() if isinstance(loss, torch.Tensor) else None
+
+    def _batch_size(self) -> float:
+        sizes = self.plan.batch_sizes
+        return float(sizes[min(self.loader.current_epoch(), len(sizes) - 1)])
+
+    def _check_names(self, metrics: dict[str, Any]) -> None:
+        known = sorted(metrics)
+        for key, name in (("objective", self.config.objective), ("target_metric", self.config.target_metric)):
+            if name not in metrics:
+                logged = ", ".join(f"`{n}`" for n in known) or "nothing"
+                raise ConfigError(
+                    f"`metrics.{key}` must be a metric that the module logs in validation, but got {name!r}; "
+                    f"it logs {logged}.{nearest(name, known)}"
+                )
+
+    def _end_if_diverged(self, trainer: Any, reason: str | None) -> None:
+        if reason is not None:
+            self.status, self.reason = "DIVERGED", f"diverged: {reason}"
+            trainer.should_stop = True
+
+    def _should_pause(self, batches_left: int) -> bool:
+        if self.step >= self._until or self.stop():
+            return True
+        if self.segment.max_seconds is None or self.step % CHECK_STEPS and batches_left:
+            return False
+        self.recorder.stop_clock()
+        taken = self.recorder.segment_seconds
+        steps = self.step - self.segment.from_step
+        # The end of an epoch is the better place, if it comes soon.
+        return taken + (taken / steps * batches_left if batches_left else 0.0) > self.segment.max_seconds * (
+            1.5 if batches_left else 1.0
+        )
+
+    def _may_pause(self, batches_left: int) -> bool:
+        """In mid-epoch only with our own order, and never at an evaluation: the checkpoint would not know its outcome."""
+        return not batches_left or (isinstance(self.loader, OrderedLoader) and self.step not in self._points)
+
+    def _pause(self, trainer: Any, batches_left: int) -> None:
+        self.status = "PAUSED"
+        if batches_left:
+            # Here and nowhere later: after the epoch has been broken off, Lightning counts it as done.
+            self.save(trainer)
+        else:
+            self._save_after_epoch = True
+        trainer.should_stop = True
+
+    def save(self, trainer: Any) -> None:
+        """Write the checkpoint of this step; the clock stands still meanwhile."""
+        self.recorder.stop_clock()
+        self.checkpoint = f"{self.segment.folder}/{self.segment.trial:05d}-{self.step:09d}.ckpt"
+        trainer.save_checkpoint(self.checkpoint)
+        self.recorder.start_clock()
+
+
+def lightning_callback(conductor: Conductor, tree: ModuleType) -> Any:
+    """The conductor as a Callback of one of the two Lightnings, each of which takes only its own."""
+    hooks = {name: getattr(conductor, name) for name in dir(Conductor) if name.startswith("on_")}
+    hooks |= {name: getattr(conductor, name) for name in ("state_dict", "load_state_dict")}
+    functions = {name: staticmethod(hook) for name, hook in hooks.items()}
+    return type(STATE_KEY, (tree.Callback,), functions)()
+
+
+def checkpoint_plugin(conductor: Conductor, tree: ModuleType) -> Any:
+    """A CheckpointIO of one of the two Lightnings that writes atomically, with digest, and reads data only."""
+
+    def save_checkpoint(_: Any, state: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        conductor.sha256 = checkpoint.write(state, str(path))
+
+    def load_checkpoint(_: Any, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        return checkpoint.read(str(path), conductor.segment.sha256)
+
+    def remove_checkpoint(_: Any, path: Any) -> None:
+        raise AssertionError("nothing in a segment removes checkpoints")
+
+    methods = {f.__name__: f for f in (save_checkpoint, load_checkpoint, remove_checkpoint)}
+    return type("RegattaCheckpointIO", (tree.plugins.CheckpointIO,), methods)()

@@ -1,0 +1,145 @@
+"""Data made ready once in each process: the datamodule set up, its loaders looked at, its tensors in memory."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import SequentialSampler
+
+from models.build import ConfigError, build, find_class, lightning_of, named_parameters, nearest, takes
+from models.config import TrainConfig
+from models.loaders import BatchList, Batches, ForeignLoader, OrderedLoader, batches_of, in_memory, is_ours
+from models.plan import Plan
+
+KEPT = 16
+"""Data sets kept ready in one process, the least recently used dropped first: one for each batch size of a search."""
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+_ready: OrderedDict[str, PreparedData] = OrderedDict()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedData:
+    """What a training needs of its data."""
+
+    source: Batches | None
+    """Where our own batches come from; None: the train loader is used as it is."""
+    train_loader: Any
+    val_loaders: Any
+    examples: int
+    """Size of the training set (of an epoch of a foreign loader: batches x batch size)."""
+    shuffle: bool
+    drop_last: bool
+    hooks: Mapping[str, Any]
+    """The datamodule's own batch-transfer hooks, by name."""
+
+    @property
+    def order(self) -> str:
+        """`own`: the order comes from (seed, epoch); `foreign`: the loader is used as it is."""
+        return "foreign" if self.source is None else "own"
+
+    def steps_per_epoch(self, config: TrainConfig) -> int | None:
+        """Optimizer steps of an epoch where the loader decides; None where we do."""
+        return None if self.source is not None else -(-len(self.train_loader) // config.accumulate)
+
+    def loader(self, config: TrainConfig, plan: Plan) -> OrderedLoader | ForeignLoader:
+        """A fresh train loader for one trial."""
+        if self.source is None:
+            return ForeignLoader(self.train_loader, seed=config.seed_order)
+        return OrderedLoader(
+            self.source,
+            examples=self.examples,
+            batch_sizes=[size // config.accumulate for size in plan.batch_sizes],
+            seed=config.seed_order,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+        )
+
+
+def prepare(config: TrainConfig) -> PreparedData:
+    """The data of a trial, from this process's memory if an earlier trial had the same.
+
+    Raises:
+        ConfigError: if the datamodule cannot be built, or cannot give batches of this size.
+    """
+    key = json.dumps([config.data, config.batch_size // config.accumulate], sort_keys=True)
+    if key not in _ready:
+        _ready[key] = _prepare(config)
+        while len(_ready) > KEPT:
+            _ready.popitem(last=False)
+    _ready.move_to_end(key)
+    return _ready[key]
+
+
+def _prepare(config: TrainConfig) -> PreparedData:
+    datamodule = build_datamodule(config.data, batch_size=config.batch_size // config.accumulate)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    train, val = datamodule.train_dataloader(), datamodule.val_dataloader()
+    if val is None:
+        raise ConfigError("`data.class_path` must have a `val_dataloader`: without one nothing can be compared.")
+    ours = is_ours(train)
+    if not ours and config.schedule == "batch_growth":
+        raise ConfigError(
+            "`search.schedules.batch_growth` must have a train loader that can be rebuilt (a plain DataLoader over a "
+            "map-style data set with default sampler and batches), but this one cannot. Leave that schedule out."
+        )
+    if not ours and not hasattr(train, "__len__"):
+        raise ConfigError("`data.class_path` must have a train loader with a length: a schedule needs the number of steps.")
+    examples = len(train.dataset) if ours else len(train) * (config.batch_size // config.accumulate)
+    if config.batch_size > examples:
+        raise ConfigError(
+            f"`batch_size` must be at most {examples} (the training set), but got {config.batch_size}. Lower it: "
+            f"{examples} is already the whole training set in one step."
+        )
+    return PreparedData(
+        source=batches_of(train) if ours else None,
+        train_loader=train,
+        val_loaders=_resident(val),
+        examples=examples,
+        shuffle=ours and type(train.sampler) is not SequentialSampler,
+        drop_last=bool(getattr(train, "drop_last", False)),
+        hooks=_own_hooks(datamodule),
+    )
+
+
+def build_datamodule(data: Mapping[str, Any], *, batch_size: int) -> Any:
+    """A datamodule with its batch size given to the argument that the recipe names.
+
+    Raises:
+        ConfigError: if there is no such class, argument, or value.
+    """
+    cls = find_class(data["class_path"], where="data.class_path")
+    lightning_of(cls, base="LightningDataModule", where="data.class_path")
+    name = data["batch_size_arg"]
+    if not takes(cls, name):
+        known = [parameter.name for parameter in named_parameters(cls)]
+        raise ConfigError(
+            f"`data.batch_size_arg` must be an argument of {cls.__name__}, but got {name!r}; it takes "
+            f"{', '.join(f'`{n}`' for n in known)}.{nearest(name, known)}"
+        )
+    spec = {"class_path": data["class_path"], "init_args": data["init_args"]}
+    return build(spec, where="data", **{name: batch_size})
+
+
+def _resident(loaders: Any) -> Any:
+    """Validation loaders with their batches collated once, where that changes nothing."""
+    if isinstance(loaders, list | tuple):
+        return [_resident(loader) for loader in loaders]
+    if not is_ours(loaders) or type(loaders.sampler) is not SequentialSampler or in_memory(loaders) is None:
+        return loaders
+    return BatchList(list(loaders))
+
+
+def _own_hooks(datamodule: Any) -> dict[str, Any]:
+    tree = lightning_of(type(datamodule), base="LightningDataModule", where="data.class_path")
+    inherited = tree.LightningDataModule
+    return {
+        name: getattr(datamodule, name)
+        for name in TRANSFER_HOOKS
+        if getattr(type(datamodule), name) is not getattr(inherited, name)
+    }

@@ -1,0 +1,111 @@
+"""What a training measures of itself: loss, divergence, examples, seconds, and the points of its curve."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from models.config import TrainConfig
+from models.segment import Point
+
+CHECK_STEPS = 10
+"""Steps between two looks at the loss: each look waits for the GPU."""
+DIVERGED_AT = 10.0
+"""A training loss this many times its start, after warmup, is divergence (methodology: Shallue's `infeasible`)."""
+OPENING_EXAMPLES = 64
+"""The loss at the start is a mean over about this many examples (ten batches at most): one alone says little."""
+
+STATE = ("examples", "seconds", "batches", "opening_loss", "gradient_norm")
+SUMS = ("loss_sum", "loss_count", "recent_sum", "recent_count")
+
+
+class Recorder:
+    """Numbers of one trial; `state_dict` carries them from segment to segment."""
+
+    def __init__(self, config: TrainConfig, *, examples_per_epoch: int, warmup_steps: int) -> None:
+        self.examples_per_epoch = examples_per_epoch
+        self.warmup_steps = warmup_steps
+        self.accumulate = config.accumulate
+        self.opening_batches = min(10, -(-OPENING_EXAMPLES * config.accumulate // config.batch_size))
+        self.curve: list[Point] = []
+        self.segment_seconds = 0.0
+        self.segment_examples = 0
+        self.examples = 0
+        self.seconds = 0.0
+        self.batches = 0
+        self.opening_loss: float | None = None
+        self.gradient_norm = math.nan
+        # Sums stay on the device as tensors: reading one waits for it.
+        self.loss_sum: Any = 0.0
+        self.loss_count = 0
+        self.recent_sum: Any = 0.0
+        self.recent_count = 0
+        self._mark = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that counts on from here, as plain numbers."""
+        state = {name: getattr(self, name) for name in STATE}
+        return {**state, **{name: float(getattr(self, name)) for name in SUMS}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Count on from what `state_dict` gave."""
+        for name in (*STATE, *SUMS):
+            setattr(self, name, state[name])
+
+    def start_clock(self) -> None:
+        """Training begins, or goes on after something that does not count as training."""
+        self._mark = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Training stops, or makes way for something that does not count as training."""
+        now = time.perf_counter()
+        self.seconds += now - self._mark
+        self.segment_seconds += now - self._mark
+        self._mark = now
+
+    def take(self, loss: Any, examples: int) -> None:
+        """Count one batch; `loss` is a scalar tensor (Lightning has divided it by the accumulation), or None."""
+        self.examples += examples
+        self.segment_examples += examples
+        self.batches += 1
+        if loss is None:
+            return
+        self.loss_sum = self.loss_sum + loss
+        self.loss_count += 1
+        self.recent_sum = self.recent_sum + loss
+        self.recent_count += 1
+        if self.batches == self.opening_batches:
+            self.opening_loss = float(self.loss_sum) / self.loss_count
+
+    def diverged(self, step: int) -> str | None:
+        """Why the training has diverged, if it has: looked at over the batches since the last look."""
+        if not self.recent_count:
+            return None
+        mean = float(self.recent_sum) / self.recent_count
+        self.recent_sum, self.recent_count = 0.0, 0
+        if not math.isfinite(mean):
+            return f"the training loss is {mean} at step {step}"
+        if self.opening_loss is None or self.opening_loss <= 0 or step <= self.warmup_steps:
+            return None
+        if mean > DIVERGED_AT * self.opening_loss:
+            return f"the training loss is {mean / self.opening_loss:.3g} times its start at step {step}"
+        return None
+
+    def point(self, step: int, metrics: Mapping[str, Any], **axes: float) -> Point:
+        """One evaluation, appended to the curve; the mean training loss starts anew behind it."""
+        train = {"train_loss": float(self.loss_sum) / self.loss_count * self.accumulate} if self.loss_count else {}
+        self.loss_sum, self.loss_count = 0.0, 0
+        point: Point = {
+            "step": step,
+            "examples": self.examples,
+            "epoch": self.examples / self.examples_per_epoch,
+            "seconds": self.seconds,
+            **axes,
+            "gradient_norm": self.gradient_norm,
+            **train,
+        }
+        point.update({name: float(value) for name, value in metrics.items() if name not in point})
+        self.curve.append(point)
+        return point

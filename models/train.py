@@ -1,0 +1,179 @@
+"""One segment of one trial, trained by one Lightning Trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from models import optimizers, rng
+from models.build import ConfigError, build, find_class, lightning_of
+from models.checkpoint import CheckpointError
+from models.conductor import Conductor, checkpoint_plugin, lightning_callback
+from models.config import OWN_OPTIMIZER, TrainConfig
+from models.plan import Plan, plan_training
+from models.prepared import PreparedData, prepare
+from models.recorder import Recorder
+from models.segment import Segment, SegmentResult, Status
+
+
+def train_segment(segment: Segment, *, stop: Callable[[], bool] = lambda: False) -> SegmentResult:
+    """Train a trial from one checkpoint to the next.
+
+    The result depends on the segment alone: run again, here or in another process, it is the same to the bit (CPU,
+    float32), and a trial cut into segments anywhere (by `stop` or `max_seconds` too) is the same as one that never
+    paused. Failures are values: see `SegmentResult.status` and `.reason`.
+    """
+    run = _Run(segment, stop)
+    try:
+        run.fit()
+    except Exception as error:  # A user's code may raise anything: the trial ends, the worker goes on.
+        run.failed(error)
+    except SystemExit as error:
+        run.failed(RuntimeError(f"the code called sys.exit({error.code!r})"))
+    return run.result()
+
+
+class _Run:
+    """One call of `train_segment`: what it has got hold of so far, so that a failure can report it."""
+
+    def __init__(self, segment: Segment, stop: Callable[[], bool]) -> None:
+        self.segment = segment
+        self.stop = stop
+        self.started = time.time()
+        self.clock = time.perf_counter()
+        self.plan: Plan | None = None
+        self.conductor: Conductor | None = None
+        self.data: PreparedData | None = None
+        self.status: Status = "FAILED"
+        self.reason = ""
+
+    def fit(self) -> None:
+        """Build everything, train, and take over how it ended."""
+        config = self.segment.config
+        tree = module_tree(config)
+        self.data = data = prepare(config)
+        self.plan = plan = plan_training(
+            config, examples=data.examples, drop_last=data.drop_last, steps_per_epoch=data.steps_per_epoch(config)
+        )
+        loader = data.loader(config, plan)
+        recorder = Recorder(
+            config, examples_per_epoch=data.examples, warmup_steps=round(config.warmup * plan.total_steps)
+        )
+        self.conductor = conductor = Conductor(self.segment, plan, loader, recorder)
+        conductor.stop = self.stop
+        module = build_module(config, data)
+        trainer = build_trainer(config, tree, conductor)
+        loader.current_epoch = lambda: trainer.current_epoch
+        trainer.fit_loop.epoch_loop._should_check_val_fx = conductor.evaluates
+        with warnings.catch_warnings():
+            # Advice for people at a screen (number of DataLoader workers, tensor cores, ...), once per trial.
+            warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\.")
+            warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+            trainer.fit(module, loader, data.val_loaders, ckpt_path=self.segment.checkpoint)
+            recorder.stop_clock()
+            if conductor.status == "COMPLETE":
+                conductor.save(trainer)
+        self.status, self.reason = conductor.status, conductor.reason
+
+    def failed(self, error: Exception) -> None:
+        """Tell what kind of failure an exception is."""
+        text = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
+            self.status, self.reason = "OOM", f"oom_gpu: {text}"
+        elif isinstance(error, MemoryError) or "can't allocate memory" in text:
+            self.status, self.reason = "OOM", f"oom_host: {text or 'out of memory'}"
+        elif isinstance(error, ConfigError):
+            self.status, self.reason = "FAILED", f"config: {text}"
+        elif isinstance(error, CheckpointError):
+            self.status, self.reason = "FAILED", f"checkpoint: {text}"
+        else:
+            told = "".join(traceback.format_exception(error))
+            self.status, self.reason = "FAILED", f"user_error: {type(error).__name__}: {text}\n{told}"
+
+    def result(self) -> SegmentResult:
+        """Everything known at the end."""
+        conductor, segment = self.conductor, self.segment
+        recorder = conductor.recorder if conductor else None
+        return SegmentResult(
+            trial=segment.trial,
+            from_step=segment.from_step,
+            to_step=conductor.step if conductor else segment.from_step,
+            total_steps=self.plan.total_steps if self.plan else 0,
+            status=self.status,
+            reason=self.reason,
+            curve=recorder.curve if recorder else (),
+            checkpoint=conductor.checkpoint if conductor else None,
+            sha256=conductor.sha256 if conductor else None,
+            started=self.started,
+            seconds=recorder.segment_seconds if recorder else 0.0,
+            wall_seconds=time.perf_counter() - self.clock,
+            examples=recorder.segment_examples if recorder else 0,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            tags={"tier": "solo", "order": self.data.order} if self.data else {"tier": "solo"},
+        )
+
+
+def module_tree(config: TrainConfig) -> ModuleType:
+    """The Lightning package whose Trainer a trial needs: that of its module. Quiet from then on."""
+    cls = find_class(config.model["class_path"], where="model.class_path")
+    tree = lightning_of(cls, base="LightningModule", where="model.class_path")
+    for name in (tree.__name__, "lightning.fabric", "lightning_fabric", tree.__name__ + ".utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return tree
+
+
+def build_module(config: TrainConfig, data: PreparedData) -> Any:
+    """The LightningModule of a trial, initialized from its seed, with the recipe's optimizer in place of its own."""
+    rng.seed_everything(config.seed_init)
+    module = build({"class_path": config.model["class_path"], "init_args": config.model["init_args"]}, where="model")
+    rng.seed_everything(config.seed_dropout)
+    for name, hook in data.hooks.items():
+        setattr(module, name, hook)
+    if config.optimizer != OWN_OPTIMIZER:
+        module.configure_optimizers = lambda: build_optimizer(config, module)
+    return module
+
+
+def build_optimizer(config: TrainConfig, module: Any) -> torch.optim.Optimizer:
+    """The recipe's optimizer over a module's trainable parameters."""
+    assert config.learning_rate is not None, "only the module's own optimizer comes without a rate"
+    return optimizers.build(
+        config.optimizer,
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=config.precision != "16-mixed",  # Lightning refuses to clip where a fused optimizer unscales gradients.
+        **config.optimizer_args,
+    )
+
+
+def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -> Any:
+    """A Trainer without all that costs time: no sanity check, bar, summary, logger or checkpoints of its own."""
+    return tree.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=config.precision,
+        max_epochs=-1,  # The conductor ends it; `max_steps` would make Lightning resume by steps instead of by epochs.
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.gradient_clip,
+        reload_dataloaders_every_n_epochs=1 if config.schedule == "batch_growth" else 0,
+        callbacks=[lightning_callback(conductor, tree)],
+        plugins=[checkpoint_plugin(conductor, tree)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=tempfile.gettempdir(),
+    )

@@ -1,0 +1,187 @@
+"""A Dask client for a search: workers of this machine or of a running scheduler, each looked at before the first task."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
+
+import models
+from search.config import ClusterConfig
+
+LOOPBACK = "127.0.0.1"
+DASHBOARD_PORT = 8787
+CONNECT_SECONDS = 30
+PACKAGES = ("torch", "pytorch-lightning", "distributed")
+SETTINGS = {
+    "distributed.worker.daemon": False,  # A daemonic worker may not start the worker processes of a DataLoader.
+    "distributed.scheduler.allowed-failures": 1,  # What kills two workers is told, not tried again.
+    "distributed.admin.low-level-log-length": 100,
+}
+
+# Evaluated by every worker with nothing but the standard library: a worker that cannot import our packages still answers.
+FACTS = """(lambda util, metadata, pathlib, hashlib: (lambda spec: {
+    "models": getattr(spec, "origin", None),
+    "digest": next((
+        hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in [pathlib.Path(getattr(spec, "origin", None) or "/").with_name("segment.py")]
+        if file.is_file()
+    ), None),
+    "packages": {name: next((d.version for d in metadata.distributions(name=name)), None) for name in %r},
+})(util.find_spec("models")))(*map(__import__("importlib").import_module,
+                                   ("importlib.util", "importlib.metadata", "pathlib", "hashlib")))"""
+
+
+class WorkerSetup(WorkerPlugin):
+    """What every worker process does when it starts, one that replaces a lost worker too."""
+
+    name = "regatta"
+
+    def __init__(self, paths: list[str], threads: int | None) -> None:
+        self.paths = paths
+        self.threads = threads
+
+    def setup(self, worker: Worker) -> None:
+        """Ignore Ctrl-C, which the terminal sends to all: the driver decides. Find the user's modules. Warm up."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Behind everything else: a folder of the user's called `models` must not hide ours.
+        sys.path.extend(path for path in self.paths if path not in sys.path)
+        import_module("torch").set_num_threads(self.threads or worker.state.nthreads)
+        import_module("models.train")
+
+
+@contextmanager
+def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
+    """A client whose workers have passed the preflight.
+
+    Args:
+        paths: folders in which workers of this machine find the user's modules.
+
+    Raises:
+        ValueError: if the scheduler cannot be reached, has no workers, or has workers with other packages.
+    """
+    with dask.config.set(SETTINGS):
+        if config.address is not None:
+            with _remote(config.address) as client:
+                yield _checked(client, paths=paths, threads=None)
+        else:
+            workers = _local_workers(config)
+            cores = os.cpu_count() or 1
+            with _local(workers, dashboard=config.dashboard) as cluster, Client(cluster) as client:
+                yield _checked(client, paths=paths, threads=max(1, cores // len(workers)))
+
+
+def _remote(address: str) -> Client:
+    try:
+        return Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`cluster.address` must be that of a running Dask scheduler, but {address!r} does not answer: {error}. "
+            "Start one with `dask scheduler`, or leave `cluster.address` out."
+        ) from error
+
+
+def gpus() -> list[str]:
+    """The GPUs that may be used: those of CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists (torch is not asked)."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu.strip() and gpu.strip() != "-1"]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
+    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
+    return [str(index) for index, line in enumerate(line for line in lines if line.startswith("GPU "))]
+
+
+def _local_workers(config: ClusterConfig) -> list[dict[str, str]]:
+    """The environment of each worker: one per GPU (or `per_gpu`), seeing only its own; else one per core."""
+    devices = [gpu for gpu in gpus() for _ in range(config.per_gpu)]
+    count = config.workers or len(devices) or cores_allowed()
+    return [{"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} if devices else {} for i in range(count)]
+
+
+def cores_allowed() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _local(workers: list[dict[str, str]], *, dashboard: bool) -> SpecCluster:
+    return SpecCluster(
+        scheduler={
+            "cls": Scheduler,
+            "options": {
+                "host": LOOPBACK,
+                "port": 0,
+                "dashboard": dashboard,
+                "dashboard_address": f"{LOOPBACK}:{_free_port(DASHBOARD_PORT)}",
+            },
+        },
+        workers={
+            index: {"cls": Nanny, "options": {"nthreads": 1, "host": LOOPBACK, "env": env, "dashboard": False}}
+            for index, env in enumerate(workers)
+        },
+        silence_logs=logging.ERROR,
+        name="regatta",
+    )
+
+
+def _free_port(wanted: int) -> int:
+    """The wanted port if nobody has it, otherwise 0, which lets the system choose one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError:
+            return 0
+    return wanted
+
+
+def dashboard_address(client: Client) -> str:
+    """Where to look at the cluster: Dask's dashboard where bokeh is installed, otherwise its plain pages."""
+    status = str(client.dashboard_link)
+    return status if find_spec("bokeh") else status.replace("/status", "/info/main/workers.html")
+
+
+def _checked(client: Client, *, paths: list[str], threads: int | None) -> Client:
+    facts: Mapping[str, Any] = client.run(eval, FACTS % (PACKAGES,))
+    if not facts:
+        raise ValueError("`cluster.address` must be that of a scheduler with workers, but it has none. Start some.")
+    mistakes = [sentence for worker, found in facts.items() for sentence in differences(worker, found)]
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    client.register_plugin(WorkerSetup(paths, threads))
+    return client
+
+
+def differences(worker: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one sentence for everything in which a worker differs from this process and must not."""
+    ours = hashlib.sha256(Path(models.__file__).with_name("segment.py").read_bytes()).hexdigest()
+    if found["models"] is None:
+        yield f"worker {worker} must have Regatta installed, but it has no package `models`. Install the project there."
+    elif found["digest"] != ours:
+        yield (
+            f"worker {worker} must have the package `models` of this version of Regatta, but it finds {found['models']}. "
+            "Remove that from its path, or install this version there."
+        )
+    for name in PACKAGES:
+        version = metadata.version(name)
+        if found["packages"].get(name) != version:
+            yield (
+                f"worker {worker} must have {name} {version}, as here, but has {found['packages'].get(name)}. "
+                "Install the project with its constraints.txt there."
+            )

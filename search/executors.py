@@ -1,0 +1,210 @@
+"""Where segments run: in this process, or on the workers of a Dask cluster. The only place that submits to Dask."""
+
+from __future__ import annotations
+
+import importlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from distributed import Client, Future, KilledWorker
+
+from models.segment import Segment, SegmentResult
+
+TRAIN = "models.train.train_segment"
+"""The function that trains a segment, by name: the driver of a search does not import torch."""
+IN_FLIGHT = 2
+"""Tasks handed out per worker: one runs while the next one already waits there."""
+
+_stop = threading.Event()
+"""Set in a worker process when running segments should end at their next step."""
+
+
+class Executor(Protocol):
+    """Runs segments, in whatever order, and hands back one result for each.
+
+    Guarantees: `submit` does not block for training; every segment submitted comes back from `completed` exactly once,
+    a lost worker or an exception as a FAILED result; after `request_stop`, running segments come back PAUSED soon.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Segments worth having in flight."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Segments submitted and not yet handed back."""
+        ...
+
+    def submit(self, segments: Sequence[Segment]) -> None:
+        """Hand out segments that train together, one task for all of them."""
+        ...
+
+    def completed(self, timeout: float) -> list[SegmentResult]:
+        """What has come back; waits up to `timeout` seconds for the first."""
+        ...
+
+    def call(self, function: str, payload: Any) -> Any:
+        """Run a function, given by import path, once where segments run, and wait for its result."""
+        ...
+
+    def request_stop(self) -> None:
+        """Ask running segments to end at their next step."""
+        ...
+
+    def lost(self) -> str | None:
+        """Why nothing will ever come back any more, if that is so."""
+        ...
+
+
+def find(function: str) -> Any:
+    """A function by its import path."""
+    module, _, name = function.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def run_segments(function: str, payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a worker does: plain JSON values in and out, so that nothing of a user's is ever pickled."""
+    train = find(function)
+    return [train(Segment.from_json(payload), stop=_stop.is_set).to_json() for payload in payloads]
+
+
+def set_stop(value: bool) -> None:
+    """Raise or lower this process's stop flag."""
+    if value:
+        _stop.set()
+    else:
+        _stop.clear()
+
+
+def failed(segment: Segment, reason: str) -> SegmentResult:
+    """The result of a segment that never gave one."""
+    return SegmentResult(
+        trial=segment.trial,
+        from_step=segment.from_step,
+        to_step=segment.from_step,
+        total_steps=0,
+        status="FAILED",
+        reason=reason,
+    )
+
+
+class SerialExecutor:
+    """Runs segments one after another in this process: for debugging, and for tests of everything around it."""
+
+    def __init__(self, function: str = TRAIN) -> None:
+        self._function = function
+        self._waiting: deque[Sequence[Segment]] = deque()
+        set_stop(False)
+
+    @property
+    def capacity(self) -> int:
+        """One: nothing waits while something runs."""
+        return 1
+
+    @property
+    def in_flight(self) -> int:
+        """Segments submitted and not yet handed back."""
+        return sum(len(segments) for segments in self._waiting)
+
+    def submit(self, segments: Sequence[Segment]) -> None:
+        """Keep them until `completed` is called."""
+        self._waiting.append(segments)
+
+    def completed(self, timeout: float) -> list[SegmentResult]:
+        """Train the oldest ones now."""
+        if not self._waiting:
+            return []
+        segments = self._waiting.popleft()
+        payloads = [segment.to_json() for segment in segments]
+        return [SegmentResult.from_json(result) for result in run_segments(self._function, payloads)]
+
+    def call(self, function: str, payload: Any) -> Any:
+        """Call it here."""
+        return find(function)(payload)
+
+    def request_stop(self) -> None:
+        """Whatever runs next ends at its first step."""
+        set_stop(True)
+
+    def lost(self) -> str | None:
+        """Never: this process is there."""
+        return None
+
+
+class DaskExecutor:
+    """Runs segments on the workers of a Dask client that has passed the preflight of `search.cluster`."""
+
+    def __init__(self, client: Client, function: str = TRAIN) -> None:
+        self._client = client
+        self._function = function
+        self._running: dict[str, tuple[Future, Sequence[Segment]]] = {}
+        self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._submitted = 0
+        self._slots = len(client.scheduler_info(n_workers=-1)["workers"])
+        client.run(set_stop, False)
+
+    @property
+    def capacity(self) -> int:
+        """Two per worker: one runs, one waits."""
+        return IN_FLIGHT * self._slots
+
+    @property
+    def in_flight(self) -> int:
+        """Segments submitted and not yet handed back."""
+        return sum(len(segments) for _, segments in self._running.values())
+
+    def submit(self, segments: Sequence[Segment]) -> None:
+        """Send one task; its key is new every time, so that Dask never takes two for the same."""
+        self._submitted += 1
+        key = f"segment-{segments[0].trial}-{segments[0].from_step}-{self._submitted}"
+        payloads = [segment.to_json() for segment in segments]
+        future = self._client.submit(run_segments, self._function, payloads, key=key, pure=False)
+        self._running[key] = (future, segments)
+        future.add_done_callback(lambda done: self._done.put(done.key))
+
+    def completed(self, timeout: float) -> list[SegmentResult]:
+        """Everything that has come back, gathered in one go."""
+        try:
+            keys = [self._done.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+        while not self._done.empty():
+            keys.append(self._done.get())
+        finished = [self._running.pop(key) for key in keys]
+        gathered = self._client.gather([future for future, _ in finished if future.status == "finished"], errors="skip")
+        values = iter(gathered)
+        results: list[SegmentResult] = []
+        for future, segments in finished:
+            if future.status == "finished":
+                results.extend(SegmentResult.from_json(value) for value in next(values))
+            else:
+                reason = _reason(future)
+                results.extend(failed(segment, reason) for segment in segments)
+        return results
+
+    def call(self, function: str, payload: Any) -> Any:
+        """One task, waited for."""
+        return self._client.submit(_call, function, payload, pure=False).result()
+
+    def request_stop(self) -> None:
+        """Raise the flag in every worker process."""
+        self._client.run(set_stop, True)
+
+    def lost(self) -> str | None:
+        """Whether the scheduler is gone."""
+        return None if self._client.status in ("running", "connecting") else f"the Dask client is {self._client.status}"
+
+
+def _call(function: str, payload: Any) -> Any:
+    return find(function)(payload)
+
+
+def _reason(future: Future) -> str:
+    error = future.exception() if future.status == "error" else None
+    if isinstance(error, KilledWorker):
+        return f"lost_worker: two workers died while they ran it, the last one at {error.last_worker.address}"
+    return f"lost_worker: {future.status}" if error is None else f"lost_worker: {type(error).__name__}: {error}"

@@ -1,0 +1,182 @@
+"""The race: ask, submit, take what comes back, commit it to the ledger, decide, go on."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from models.segment import Segment, SegmentResult
+from search.checkpoints import discard
+from search.executors import Executor
+from search.study import Study
+from search.trial import TrialConfig, TrialResult, summarise
+from tracking.ledger import Ledger
+
+FAILURES = 5
+"""So many trials in a row that fail in the user's code, and the search ends: the next ones would too."""
+WAIT = 0.25
+"""Seconds to wait for results before looking at the stop flag and the display again."""
+OVERHEAD = 20.0
+"""A segment trains at least this many times as long as the one before spent on set-up, validation and checkpoint."""
+INFRASTRUCTURE = ("lost_worker", "checkpoint")
+"""Reasons of a failure that is not the trial's own: it is tried again, once."""
+
+
+class SearchFailed(RuntimeError):
+    """The search cannot go on; what it has done so far is in the ledger."""
+
+
+@dataclass(slots=True)
+class Race:
+    """What is under way. Everything here can be rebuilt from the ledger."""
+
+    study: Study
+    executor: Executor
+    ledger: Ledger
+    folder: str
+    """Where checkpoints go (path or fsspec URL)."""
+    waiting: deque[Segment] = field(default_factory=deque)
+    trials: dict[int, TrialConfig] = field(default_factory=dict)
+    segments: defaultdict[int, list[SegmentResult]] = field(default_factory=lambda: defaultdict(list))
+    running: dict[int, Segment] = field(default_factory=dict)
+    retried: set[int] = field(default_factory=set)
+    failures: int = 0
+    """Trials in a row that failed in the user's code."""
+
+    def run(self, *, stopping: Callable[[], bool], watch: Callable[[Race], None]) -> None:
+        """Race until nothing is left to ask and nothing runs, or until `stopping` says so.
+
+        Raises:
+            ValueError: a mistake in the recipe that only training could show.
+            SearchFailed: everything fails, or the cluster is gone.
+        """
+        told_to_stop = False
+        while True:
+            if stopping() and not told_to_stop:
+                told_to_stop = True
+                self.executor.request_stop()
+            if not told_to_stop:
+                self.fill()
+            watch(self)
+            if not self.executor.in_flight:
+                break
+            for result in self.executor.completed(WAIT):
+                self.take(result)
+            lost = self.executor.lost()
+            if lost is not None:
+                raise SearchFailed(f"{lost}. Everything that came back before is kept.")
+
+    def fill(self) -> None:
+        """Keep every worker busy: paused trials first, then new ones."""
+        free = self.executor.capacity - self.executor.in_flight
+        fresh: list[TrialConfig] = []
+        while len(self.waiting) + len(fresh) < free and (trial := self.study.ask()) is not None:
+            fresh.append(trial)
+        if fresh:
+            self.ledger.ask([trial.to_json() for trial in fresh])
+            self.waiting.extend(self.first_segment(trial) for trial in fresh)
+        for _ in range(min(free, len(self.waiting))):
+            segment = self.waiting.popleft()
+            self.running[segment.trial] = segment
+            self.executor.submit([segment])
+
+    def first_segment(self, trial: TrialConfig) -> Segment:
+        """A trial from its start."""
+        self.trials[trial.number] = trial
+        return Segment(
+            trial=trial.number,
+            config=trial.train,
+            folder=self.folder,
+            max_seconds=self.study.space.search.segment_seconds,
+        )
+
+    def next_segment(self, trial: TrialConfig, done: SegmentResult) -> Segment:
+        """A trial from where a segment left it."""
+        overhead = done.wall_seconds - done.seconds
+        return replace(
+            self.first_segment(trial),
+            from_step=done.to_step,
+            checkpoint=done.checkpoint,
+            sha256=done.sha256,
+            max_seconds=max(self.study.space.search.segment_seconds, OVERHEAD * overhead),
+        )
+
+    def take(self, result: SegmentResult) -> None:
+        """Decide what a segment's result means: go on, try again, or the end of the trial."""
+        segment = self.running.pop(result.trial)
+        kind = result.reason.partition(":")[0]
+        if kind == "config":
+            raise ValueError(result.reason.removeprefix("config: "))
+        if result.status == "PAUSED":
+            self.pause(segment, result)
+        elif result.status == "FAILED" and kind in INFRASTRUCTURE and result.trial not in self.retried:
+            self.retried.add(result.trial)
+            self.waiting.appendleft(self.again(segment, kind))
+        else:
+            self.finish(result)
+
+    def pause(self, segment: Segment, result: SegmentResult) -> None:
+        """Commit what it has got to; it goes on before anything new is asked."""
+        if result.to_step == segment.from_step:
+            self.waiting.appendleft(segment)
+            return
+        if self.ledger.record(result.to_json()):
+            self.segments[result.trial].append(result)
+            discard(segment.checkpoint)
+        self.waiting.appendleft(self.next_segment(self.trials[result.trial], self.segments[result.trial][-1]))
+
+    def again(self, segment: Segment, kind: str) -> Segment:
+        """The same segment; or, if its checkpoint is lost, the trial from its start, which comes to the same."""
+        if kind != "checkpoint":
+            return segment
+        self.ledger.restart(segment.trial)
+        del self.segments[segment.trial]
+        return self.first_segment(self.trials[segment.trial])
+
+    def finish(self, last: SegmentResult) -> None:
+        """Commit a trial's result and tell the study; of all finished trials the best few keep their checkpoint."""
+        trial = self.trials[last.trial]
+        earlier = self.segments.pop(last.trial, [])
+        result = summarise(trial.number, [*earlier, last], self.study.space.metrics)
+        kept = {best.number for best in self.study.top(self.study.space.search.keep_checkpoints)}
+        self.ledger.record(last.to_json(), result.to_json())
+        self.study.tell(trial, result)
+        now_kept = {best.number for best in self.study.top(self.study.space.search.keep_checkpoints)}
+        if earlier:
+            discard(earlier[-1].checkpoint)
+        for number in (kept | {trial.number}) - now_kept:
+            discard(self.checkpoint_of(number))
+        self.count_failures(result)
+
+    def checkpoint_of(self, number: int) -> str | None:
+        """The final checkpoint of a finished trial."""
+        trial = self.trials[number]
+        return self.study.cells[trial.cell].results[trial.index].checkpoint
+
+    def count_failures(self, result: TrialResult) -> None:
+        """End a search in which everything fails, with the common reason."""
+        self.failures = self.failures + 1 if result.status == "FAILED" else 0
+        if self.failures >= FAILURES:
+            raise SearchFailed(f"{FAILURES} trials in a row failed, the last one with:\n{result.reason}")
+
+    def restore(self) -> None:
+        """Take over what an earlier run of this study left in the ledger."""
+        rows = self.ledger.trials()
+        trials = [TrialConfig.from_json(row["config"]) for row in rows]
+        results = [TrialResult.from_json(row["result"]) if row["result"] else None for row in rows]
+        self.trials = {trial.number: trial for trial in trials}
+        self.study.restore(zip(trials, results, strict=True))
+        for trial, result in zip(trials, results, strict=True):
+            if result is None and trial.cell in self.study.cells:
+                self.resume(trial)
+
+    def resume(self, trial: TrialConfig) -> None:
+        """Put a trial that had not ended back in line."""
+        done: list[Mapping[str, Any]] = self.ledger.segments(trial.number)
+        self.segments[trial.number] = [SegmentResult.from_json(segment) for segment in done]
+        if done:
+            self.waiting.append(self.next_segment(trial, self.segments[trial.number][-1]))
+        else:
+            self.waiting.append(self.first_segment(trial))

@@ -1,0 +1,234 @@
+"""The studies of a search, one for each cell: what to try next, and what came back. The only owner of Optuna."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from models.seeds import derive
+from search import proposals
+from search.config import RangeConfig
+from search.space import EXTENSION, Cell, SearchSpace, beyond, edge_of
+from search.trial import Phase, TrialConfig, TrialResult
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(slots=True)
+class CellStudy:
+    """One cell: its trials in the order of asking, and the proposals that are still to come."""
+
+    space: SearchSpace
+    cell: Cell
+    asked: list[TrialConfig] = field(default_factory=list)
+    results: dict[int, TrialResult] = field(default_factory=dict)
+    """Results by index in the cell."""
+    closed: bool = False
+    """Nothing more is asked: its batch size does not fit into memory."""
+    _refinements: list[dict[str, Any]] | None = None
+    _explorations: list[dict[str, Any]] | None = None
+
+    def count(self, phase: Phase) -> int:
+        """Trials asked in a phase."""
+        return sum(trial.phase == phase for trial in self.asked)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a result is still to come."""
+        return len(self.results) < len(self.asked)
+
+    @property
+    def planned(self) -> int:
+        """Trials that this cell will have had when it is done, as far as is known now."""
+        if self.closed:
+            return len(self.asked)
+        total = len(self.explorations()) + self.count("extend") + max(self.space.search.refine, self.count("refine"))
+        return max(total, len(self.asked))
+
+    def explorations(self) -> list[dict[str, Any]]:
+        """The quasi-random configurations of this cell."""
+        if self._explorations is None:
+            search = self.space.search
+            self._explorations = proposals.quasi_random(
+                self.cell.ranges, count=search.trials, seed=derive(search.seed, self.cell.name, "explore")
+            )
+        return self._explorations
+
+    def propose(self) -> tuple[Phase, dict[str, Any]] | None:
+        """The next configuration; None while results must come first, or when there are no more."""
+        if self.closed:
+            return None
+        if self.count("explore") < len(self.explorations()):
+            return "explore", self.explorations()[self.count("explore")]
+        if self._unfinished("explore"):
+            return None
+        extensions = self.extensions()
+        if self.count("extend") < len(extensions):
+            return "extend", extensions[self.count("extend")]
+        if self._unfinished("extend"):
+            return None
+        refinements = self.refinements()
+        if self.count("refine") < len(refinements):
+            return "refine", refinements[self.count("refine")]
+        return None
+
+    def _unfinished(self, phase: Phase) -> bool:
+        return any(trial.phase == phase and trial.index not in self.results for trial in self.asked)
+
+    def extension(self) -> RangeConfig | None:
+        """The stretch of learning rates beyond the edge at which the best quasi-random trial lies, if it does."""
+        extent = self.cell.ranges.get("learning_rate")
+        if not self.space.search.extend or extent is None:
+            return None
+        earlier = [trial.params["learning_rate"] for trial in self.asked if trial.phase == "extend"]
+        if earlier:
+            # A cell is extended once: raising the number of trials later does not move its edge again.
+            return beyond(extent, "low" if earlier[0] < (extent.low or 0.0) else "high")
+        best = self.best("explore")
+        edge = None if best is None else edge_of(extent, best.params["learning_rate"])
+        return None if edge is None else beyond(extent, edge)
+
+    def extensions(self) -> list[dict[str, Any]]:
+        """The quasi-random configurations beyond the edge, as dense as those within."""
+        stretch = self.extension()
+        if stretch is None:
+            return []
+        return proposals.quasi_random(
+            {**self.cell.ranges, "learning_rate": stretch},
+            count=max(1, math.ceil(EXTENSION * self.space.search.trials)),
+            seed=derive(self.space.search.seed, self.cell.name, "extend"),
+        )
+
+    def refinements(self) -> list[dict[str, Any]]:
+        """Configurations around the best, all proposed at once from the results of the quasi-random trials."""
+        if self._refinements is None and self.space.search.refine:
+            search = self.space.search
+            self._refinements = proposals.refined(
+                [trial for trial, config in zip(self.frozen(), self.ended(), strict=True) if config.phase != "refine"],
+                self.ranges(),
+                count=search.refine,
+                seed=derive(search.seed, self.cell.name, "refine"),
+                maximize=self.space.metrics.direction == "max",
+            )
+        return self._refinements or []
+
+    def ranges(self) -> dict[str, RangeConfig]:
+        """The ranges, with the extension where there is one."""
+        ranges = dict(self.cell.ranges)
+        if "learning_rate" in ranges and self.count("extend"):
+            ranges["learning_rate"] = proposals.widened(ranges["learning_rate"], self.extension())
+        return ranges
+
+    def ended(self) -> list[TrialConfig]:
+        """Trials with a result, in the order of asking."""
+        return [trial for trial in self.asked if trial.index in self.results]
+
+    def frozen(self) -> list[FrozenTrial]:
+        """The same, as Optuna's trials."""
+        ranges = self.ranges()
+        return [
+            proposals.frozen(
+                trial.params,
+                ranges,
+                status=self.results[trial.index].status,
+                value=self.results[trial.index].value,
+                attributes={"number": trial.number, "phase": trial.phase, "status": self.results[trial.index].status},
+            )
+            for trial in self.ended()
+        ]
+
+    def best(self, *phases: Phase) -> TrialConfig | None:
+        """The complete trial with the best value, of the phases given or of all; ties go to the earlier one."""
+        sign = 1.0 if self.space.metrics.direction == "min" else -1.0
+        ranked = [
+            (sign * result.value, trial.index, trial)
+            for trial in self.ended()
+            if (result := self.results[trial.index]).status == "COMPLETE"
+            and result.value is not None
+            and (not phases or trial.phase in phases)
+        ]
+        return min(ranked)[2] if ranked else None
+
+
+class Study:
+    """A whole search: asks in turn from every cell, so that it is balanced whenever it is stopped.
+
+    What it proposes depends on the recipe and on the results, not on the order in which they came, nor on the number
+    of workers: rebuilt from the ledger, it goes on with the same proposals.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.cells = {cell.name: CellStudy(space, cell) for cell in space.cells()}
+        self._numbers = 0
+
+    def restore(self, trials: Iterable[tuple[TrialConfig, TrialResult | None]]) -> None:
+        """Take over what the ledger has, in the order of asking; cells that the recipe no longer has are left alone."""
+        for config, result in trials:
+            self._numbers = max(self._numbers, config.number + 1)
+            if config.cell in self.cells:
+                self.cells[config.cell].asked.append(config)
+                if result is not None:
+                    self.tell(config, result)
+
+    def ask(self) -> TrialConfig | None:
+        """The next trial, from the cell that has been asked least; None while there is nothing to ask."""
+        for study in sorted(self.cells.values(), key=lambda study: len(study.asked)):
+            proposal = study.propose()
+            if proposal is not None:
+                return self._trial(study, *proposal)
+        return None
+
+    def _trial(self, study: CellStudy, phase: Phase, sampled: dict[str, Any]) -> TrialConfig:
+        index = len(study.asked)
+        trial = TrialConfig(
+            number=self._numbers,
+            cell=study.cell.name,
+            index=index,
+            phase=phase,
+            params={**study.cell.axes, **sampled},
+            train=self.space.train_config(study.cell, sampled, index=index),
+        )
+        self._numbers += 1
+        study.asked.append(trial)
+        return trial
+
+    def tell(self, trial: TrialConfig, result: TrialResult) -> None:
+        """Take in a result. Out of memory closes this batch size and all larger ones."""
+        self.cells[trial.cell].results[trial.index] = result
+        if result.status == "OOM":
+            for study in self.cells.values():
+                if study.cell.batch_size >= trial.train.batch_size:
+                    study.closed = True
+
+    @property
+    def planned(self) -> int:
+        """Trials that the search will have had when it is done, as far as is known now."""
+        return sum(study.planned for study in self.cells.values())
+
+    def trials(self) -> list[TrialConfig]:
+        """All trials asked, by number."""
+        return sorted((trial for study in self.cells.values() for trial in study.asked), key=lambda trial: trial.number)
+
+    def ranking(self) -> list[tuple[TrialConfig, TrialResult]]:
+        """The best trial of every cell that has one, best first."""
+        sign = 1.0 if self.space.metrics.direction == "min" else -1.0
+        best = [(trial, study.results[trial.index]) for study in self.cells.values() if (trial := study.best())]
+        return sorted(best, key=lambda pair: (sign * _value(pair[1]), pair[0].number))
+
+    def top(self, count: int) -> list[TrialResult]:
+        """The best trials of the whole study, best first."""
+        sign = 1.0 if self.space.metrics.direction == "min" else -1.0
+        results: Sequence[TrialResult] = [r for study in self.cells.values() for r in study.results.values()]
+        complete = [r for r in results if r.status == "COMPLETE" and r.value is not None]
+        return sorted(complete, key=lambda r: (sign * _value(r), r.number))[:count]
+
+
+def _value(result: TrialResult) -> float:
+    assert result.value is not None, "only complete trials are ranked"
+    return result.value
