@@ -108,7 +108,7 @@ def stratified_split(labels: NDArray[Any], *, validation: float, test: float, se
 class Digits(SplitData):
     """1,797 handwritten digits, part of scikit-learn: 8x8 pixels, [N, 64] or with `image` [N, 1, 8, 8]; 10 classes."""
 
-    def __init__(  # noqa: PLR0913 (each is one key of a recipe)
+    def __init__(
         self,
         batch_size: int = 64,
         *,
@@ -139,7 +139,7 @@ class Digits(SplitData):
 class TeacherStudent(SplitData):
     """Classification of any size: normal inputs [N, features], labelled by a fixed random network."""
 
-    def __init__(  # noqa: PLR0913 (each is one key of a recipe)
+    def __init__(
         self,
         batch_size: int = 64,
         *,

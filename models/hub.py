@@ -71,7 +71,7 @@ class Rows(Dataset[Example]):
 class HuggingFace(SplitData):
     """A table of `datasets` with inputs and a class label: numbers [N, F], arrays or images [N, C, H, W]; float32."""
 
-    def __init__(  # noqa: PLR0913 (each is one key of a recipe)
+    def __init__(
         self,
         batch_size: int = 64,
         *,
@@ -180,7 +180,7 @@ def _open(path: str, name: str | None) -> dict[str, Table]:
         if files:
             return dict(datasets.load_dataset("parquet", data_files=place))
         return dict(datasets.load_dataset(place if Path(place).is_dir() else path, name))
-    except (FileNotFoundError, ConnectionError) as error:
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
         raise ValueError(
             f"`data.init_args.path` must be a data set on the Hugging Face hub, a folder or parquet files, "
             f"but got {path!r} ({str(error).splitlines()[0]}). Correct it, or download the data and give their folder."

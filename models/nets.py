@@ -126,6 +126,16 @@ class ResNet(nn.Module):
         return logits
 
 
+def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Each place's mean of `value` over itself and earlier places, weighted by query and key: all [N, H, T, D]."""
+    # torch's fused kernel for the CPU has no vmap rule: stacked members would run one by one, with a warning.
+    if query.device.type != "cpu":
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    length, size = query.shape[-2:]
+    later = torch.full((length, length), -math.inf, dtype=query.dtype).triu(1)
+    return torch.softmax(query / math.sqrt(size) @ key.transpose(-1, -2) + later, dim=-1) @ value
+
+
 class TransformerBlock(nn.Module):
     """Causal self-attention and an MLP, each behind a layer norm and added to its input."""
 
@@ -149,7 +159,7 @@ class TransformerBlock(nn.Module):
     def _attend(self, states: Tensor) -> Tensor:
         split = self.query_key_value(states).unflatten(-1, (3, self.heads, -1))
         query, key, value = (part.transpose(1, 2) for part in split.unbind(2))
-        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        seen = causal_attention(query, key, value)
         mixed: Tensor = self.mix(seen.transpose(1, 2).flatten(2))
         return mixed
 
@@ -157,7 +167,7 @@ class TransformerBlock(nn.Module):
 class Transformer(nn.Module):
     """A causal language model: codes [N, T] of at most `context` tokens, logits [N, T, vocabulary] of the next ones."""
 
-    def __init__(  # noqa: PLR0913 (each is one key of a recipe)
+    def __init__(
         self,
         vocabulary: int,
         context: int = 64,

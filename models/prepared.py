@@ -80,8 +80,8 @@ def _prepare(config: TrainConfig) -> PreparedData:
     datamodule.prepare_data()
     datamodule.setup("fit")
     train, val = datamodule.train_dataloader(), datamodule.val_dataloader()
-    if val is None:
-        raise ConfigError("`data.class_path` must have a `val_dataloader`: without one nothing can be compared.")
+    if val is None or (hasattr(val, "__len__") and not len(val)):
+        raise ConfigError("`data.class_path` must have a `val_dataloader` with batches: without them nothing can be compared.")
     ours = is_ours(train)
     if not ours and config.schedule == "batch_growth":
         raise ConfigError(

@@ -35,7 +35,7 @@ class Windows(Dataset[Example]):
 class Text(SplitData):
     """Characters of a text file: the first part trains, the rest validates. Inputs and targets: int64 [N, context]."""
 
-    def __init__(  # noqa: PLR0913 (each is one key of a recipe)
+    def __init__(
         self,
         path: str,
         batch_size: int = 32,

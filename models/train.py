@@ -152,7 +152,7 @@ def build_optimizer(config: TrainConfig, module: Any) -> torch.optim.Optimizer:
         [parameter for parameter in module.parameters() if parameter.requires_grad],
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        fused=config.precision != "16-mixed",  # Lightning refuses to clip where a fused optimizer unscales gradients.
+        fused="mixed" not in config.precision,  # Lightning refuses to clip where a fused optimizer unscales gradients.
         **config.optimizer_args,
     )
 

@@ -1,4 +1,4 @@
-"""Plain values against the annotations of dataclasses: the typed object, and one sentence for everything that does not fit."""
+"""Plain values against the annotations of dataclasses: the typed object, and a sentence for everything that does not fit."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pipelines.yaml_source import BAD
 
 Report = Callable[[str, str], None]
 """Called with the dotted name that a mistake is about, and its sentence."""
-
-BAD: Final = object()
-"""In place of a value that does not fit; its mistakes are reported."""
 
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def build(annotation: Any, value: Any, name: str, report: Report) -> Any:
-    """`value` as `annotation` asks, or `BAD`. A field that does not fit falls back to its default, so that the rest is still checked."""
+    """`value` as `annotation` asks, or `BAD`; what is wrong goes to `report`.
+
+    A field that does not fit falls back to its default, so that the rules of the rest can still be checked.
+    """
+    if value is BAD:
+        return BAD
     if dataclasses.is_dataclass(annotation):
         return _build_dataclass(annotation, value, name, report)
     inner = optional(annotation)
@@ -50,9 +54,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a sentence quotes it: at most 60 characters."""
-    text = {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else repr(value)
+    """A value as a sentence quotes it: in YAML's words, at most 60 characters."""
+    text = {"True": "true", "False": "false", "None": "null"}.get(repr(value), repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def default_of(annotation: Any, field: str) -> Any:
+    """The default of a dataclass's field as plain values; None if it has none."""
+    found = next(found for found in dataclasses.fields(annotation) if found.name == field)
+    if found.default_factory is not dataclasses.MISSING:
+        made = found.default_factory()
+        return dataclasses.asdict(made) if dataclasses.is_dataclass(made) and not isinstance(made, type) else made
+    return None if found.default is dataclasses.MISSING else found.default
 
 
 def _build_dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
@@ -71,7 +84,8 @@ def _build_dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
             built[key] = build(hints[key], item, inner, report)
     missing = [key for key, field in fields.items() if is_required(field) and key not in value]
     for key in missing:
-        report(name, f"`{name}.{key}` is missing." if name else f"`{key}` is missing.")
+        inner = f"{name}.{key}" if name else key
+        report(inner, f"`{inner}` is missing.")
     kept = {key: item for key, item in built.items() if item is not BAD}
     if missing or any(is_required(fields[key]) for key in built.keys() - kept.keys()):
         return BAD

@@ -1,4 +1,4 @@
-"""YAML to plain values, each with the place it came from, and back: safe tags, no duplicate keys, one meaning for every number."""
+"""YAML to plain values, each with the place it came from, and back: safe tags, no key twice, numbers as people write them."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import yaml
 
 Place = Callable[[int], str]
 """What to call a line: `recipe.yaml:12`, or the option whose value it is."""
 
+BAD: Final = object()
+"""In place of a value that is wrong; its mistake is reported."""
+
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$")
 _FLOAT = re.compile(
     r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$
     |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$
     |[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$""",
     re.X,
 )
-_NOT_READ = ("timestamp", "float", "merge", "value")
+_NOT_READ = ("int", "float", "timestamp", "merge", "value")
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """PyYAML's, but `1e-4` is a number (it reads text), and dates stay text (JSON has none)."""
+    """PyYAML's, but `1e-4` is a number (it reads text), `1:30` and `010` are none, and dates stay text (JSON has none)."""
     tags = {f"tag:yaml.org,2002:{name}" for name in _NOT_READ}
     table = {
         first: [(tag, pattern) for tag, pattern in rows if tag not in tags]
         for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     for first in "-+.0123456789":
-        table.setdefault(first, []).append(("tag:yaml.org,2002:float", _FLOAT))
+        table.setdefault(first, []).extend([("tag:yaml.org,2002:int", _INTEGER), ("tag:yaml.org,2002:float", _FLOAT)])
     return table
 
 
@@ -44,6 +48,14 @@ _Dumper = type(
 _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 
 
+class Mistake(NamedTuple):
+    """Something wrong: the dotted name it is about, where that was written, and the sentence."""
+
+    name: str
+    place: str
+    sentence: str
+
+
 @dataclass(kw_only=True)
 class Draft:
     """A recipe's plain values on their way to a `Recipe`: where each came from, and what is wrong so far."""
@@ -51,8 +63,7 @@ class Draft:
     values: Any = None
     places: dict[str, str] = field(default_factory=dict)
     """Place of every dotted name that was written; the empty name is the whole."""
-    mistakes: list[tuple[str, str]] = field(default_factory=list)
-    """Place and sentence."""
+    mistakes: list[Mistake] = field(default_factory=list)
 
     def place_of(self, name: str) -> str:
         """Place of a dotted name, or of the nearest thing written around it."""
@@ -62,11 +73,11 @@ class Draft:
 
     def report(self, name: str, sentence: str) -> None:
         """Note a mistake about a dotted name."""
-        self.mistakes.append((self.place_of(name), sentence))
+        self.mistakes.append(Mistake(name, self.place_of(name), sentence))
 
 
 def read_yaml(text: str, place: Place, *, at: str = "") -> Draft:
-    """Read one document; `at` is the dotted name of the whole. Never raises: what is wrong is in `mistakes`."""
+    """One document as a draft; `at` is the dotted name of the whole. Never raises: what is wrong is in `mistakes`."""
     draft = Draft(places={at: place(1)})
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -75,9 +86,9 @@ def read_yaml(text: str, place: Place, *, at: str = "") -> Draft:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
-        draft.mistakes.append((place(mark.line + 1 if mark else 1), f"this is not YAML: {problem}."))
+        draft.mistakes.append(Mistake(at, place(mark.line + 1 if mark else 1), f"this is not YAML: {problem}."))
     except RecursionError:
-        draft.mistakes.append((place(1), "this is nested too deeply to be read."))
+        draft.mistakes.append(Mistake(at, place(1), "this is nested too deeply to be read."))
     return draft
 
 
@@ -108,15 +119,17 @@ class _Reader:
         """Read the root node into the draft."""
         self.draft.values = self._value(node, name)
 
-    def _wrong(self, node: Any, sentence: str) -> None:
-        self.draft.mistakes.append((self.place(node.start_mark.line + 1), sentence))
+    def _wrong(self, node: Any, name: str, sentence: str) -> Any:
+        self.draft.mistakes.append(Mistake(name, self.place(node.start_mark.line + 1), sentence))
+        return BAD
 
     def _value(self, node: Any, name: str) -> Any:
         self.draft.places.setdefault(name, self.place(node.start_mark.line + 1))
         # A node met twice is an alias: it could contain itself, or double itself at every level.
         if id(node) in self.seen:
-            self._wrong(node, f"`{name}` uses an alias (`*name`), which recipes do not have. Write the value out.")
-            return None
+            return self._wrong(
+                node, name, f"`{name}` is an alias (`*...`), which recipes do not have. Write the value out."
+            )
         self.seen.add(id(node))
         if node.tag == "tag:yaml.org,2002:map" and isinstance(node, yaml.MappingNode):
             return self._mapping(node, name)
@@ -131,14 +144,15 @@ class _Reader:
             key = key_node.value
             if key_node.tag != "tag:yaml.org,2002:str":
                 shown = key if isinstance(key, str) else key_node.id
-                self._wrong(key_node, f"a key in {_where(name)} must be text, but got {shown}. Put it in quotes.")
+                self._wrong(key_node, name, f"a key in {_where(name)} must be text, but got {shown}. Put it in quotes.")
                 continue
             line = key_node.start_mark.line + 1
+            inner = f"{name}.{key}" if name else key
             if key in lines:
-                self._wrong(key_node, f"`{key}` is set twice in {_where(name)}, first {_line(lines[key], line)}. Keep one.")
+                first = "on this line" if lines[key] == line else f"on line {lines[key]}"
+                self._wrong(key_node, inner, f"`{key}` is set twice in {_where(name)}, first {first}. Keep one.")
                 continue
             lines[key] = line
-            inner = f"{name}.{key}" if name else key
             self.draft.places[inner] = self.place(line)
             values[key] = self._value(value_node, inner)
         return values
@@ -146,22 +160,15 @@ class _Reader:
     def _scalar(self, node: Any, name: str) -> Any:
         if node.tag not in _PLAIN or not isinstance(node, yaml.ScalarNode):
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            self._wrong(node, f"`{name}` has the tag `{tag}`, which is refused: recipes hold plain values only.")
-            return None
+            return self._wrong(node, name, f"`{name}` has the tag `{tag}`, but recipes hold plain values only.")
         try:
             value = _Loader("").construct_object(node)
         except (ValueError, KeyError):
-            self._wrong(node, f"`{name}` cannot be read: {node.value[:40]!r}.")
-            return None
+            return self._wrong(node, name, f"`{name}` cannot be read: {node.value[:40]!r}.")
         if isinstance(value, float) and not math.isfinite(value):
-            self._wrong(node, f"`{name}` must be a finite number, but got {node.value}.")
-            return None
+            return self._wrong(node, name, f"`{name}` must be a finite number, but got {node.value}.")
         return value
 
 
 def _where(name: str) -> str:
     return f"`{name}`" if name else "the recipe"
-
-
-def _line(first: int, here: int) -> str:
-    return "on this line" if first == here else f"on line {first}"

@@ -32,6 +32,7 @@ SETTINGS = {
     "distributed.scheduler.allowed-failures": 1,  # What kills two workers is told, not tried again.
     "distributed.admin.low-level-log-length": 100,
 }
+WORKER = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.ERROR}
 
 # Evaluated by every worker with nothing but the standard library: a worker that cannot import our packages still answers.
 FACTS = """(lambda util, metadata, pathlib, hashlib: (lambda spec: {
@@ -132,7 +133,7 @@ def _local(workers: list[dict[str, str]], *, dashboard: bool) -> SpecCluster:
             },
         },
         workers={
-            index: {"cls": Nanny, "options": {"nthreads": 1, "host": LOOPBACK, "env": env, "dashboard": False}}
+            index: {"cls": Nanny, "options": {**WORKER, "env": env}}
             for index, env in enumerate(workers)
         },
         silence_logs=logging.ERROR,

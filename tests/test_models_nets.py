@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from models.nets import MLP, ConvNet, ResNet, Transformer
+from models.nets import MLP, ConvNet, ResNet, Transformer, causal_attention
 
 FLAT, IMAGES, CODES = (5, 64), (5, 1, 8, 8), (5, 12)
 
@@ -129,6 +129,22 @@ def test_a_token_sees_no_later_one() -> None:
     assert not torch.allclose(before[:, 7:], after[:, 7:])
 
 
+def test_attention_on_a_cpu_is_the_attention_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 9, 6, dtype=torch.float64, generator=generator)
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    assert torch.allclose(causal_attention(query, key, value), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.gpu
+def test_attention_on_a_gpu_stacks_too() -> None:
+    query, key, value = torch.randn(3, 3, 2, 4, 9, 8, device="cuda")
+    stacked = vmap(causal_attention)(query, key, value)
+    for index in range(3):
+        alone = causal_attention(query[index].cpu(), key[index].cpu(), value[index].cpu())
+        assert torch.allclose(stacked[index].cpu(), alone, atol=1e-3)
+
+
 def test_the_transformer_tells_places_apart() -> None:
     net = Transformer(11, context=16, width=8, heads=2)
     logits = net(torch.full((1, 5), 3))
@@ -140,7 +156,7 @@ def test_a_fresh_transformer_knows_nothing() -> None:
     for tied in (False, True):
         logits = Transformer(65, tied=tied)(torch.randint(65, (8, 64)))
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), torch.randint(65, (512,)))
-        assert float(loss) == pytest.approx(4.174, abs=0.3)  # ln 65
+        assert float(loss.detach()) == pytest.approx(4.174, abs=0.3)  # ln 65
 
 
 def test_tied_weights_are_stored_once() -> None:

@@ -65,26 +65,24 @@ AGAINST_TORCH: list[tuple[str, dict[str, Any], type[torch.optim.Optimizer], dict
 
 
 @pytest.mark.parametrize(("name", "args", "torch_class", "torch_args"), AGAINST_TORCH)
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("ours", [{"weight_decay": 0.0, "fused": False}, {"weight_decay": 0.1, "fused": True}])
 def test_twenty_steps_equal_those_of_torchs_own_optimizer(
     name: str,
     args: dict[str, Any],
     torch_class: Any,
     torch_args: dict[str, Any],
-    fused: bool,
-    weight_decay: float,
+    ours: dict[str, Any],
 ) -> None:
-    ours, theirs = network(torch.float64), network(torch.float64)
-    built = build(name, ours.parameters(), learning_rate=0.01, weight_decay=weight_decay, fused=fused, **args)
-    torchs = torch_class(theirs.parameters(), lr=0.01, weight_decay=weight_decay, foreach=False, **torch_args)
+    mine, theirs = network(torch.float64), network(torch.float64)
+    built = build(name, mine.parameters(), learning_rate=0.01, **ours, **args)
+    torchs = torch_class(theirs.parameters(), lr=0.01, weight_decay=ours["weight_decay"], foreach=False, **torch_args)
     assert type(built) is torch_class
-    torch.testing.assert_close(train(ours, built), train(theirs, torchs), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(train(mine, built), train(theirs, torchs), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
-def test_fused_and_plain_steps_agree_up_to_rounding(name: str, dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12), (torch.bfloat16, 0)])
+def test_fused_clipped_steps_equal_plain_ones_up_to_rounding(name: str, dtype: torch.dtype, tolerance: float) -> None:
     ends = []
     for fused in (False, True):
         net = network(dtype)
@@ -104,19 +102,13 @@ def test_a_rate_set_before_a_step_is_the_one_used(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_parameter_groups_keep_their_own_weight_decay(name: str) -> None:
-    first, second = network(torch.float32).parameters(), network(torch.float32).parameters()
-    groups: list[dict[str, Any]] = [{"params": list(first)}, {"params": list(second), "weight_decay": 0.0}]
-    optimizer = build(name, groups, learning_rate=0.01, weight_decay=0.1)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
-
-
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
-def test_an_optimizer_that_is_not_fused_can_be_clipped_by_lightning_under_16_mixed(name: str) -> None:
-    precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+@pytest.mark.parametrize("mixed", ["16-mixed", "bf16-mixed"])
+def test_lightning_clips_an_optimizer_in_mixed_precision_only_if_it_is_not_fused(name: str, mixed: Any) -> None:
+    scaler = torch.amp.GradScaler("cpu") if mixed == "16-mixed" else None
+    precision = MixedPrecision(mixed, "cpu", scaler=scaler)
     for fused in (False, True):
-        net = network(torch.float32)
-        optimizer = build(name, net.parameters(), learning_rate=0.01, weight_decay=0.0, fused=fused)
+        parameters = network(torch.float32).parameters()
+        optimizer = build(name, parameters, learning_rate=0.01, weight_decay=0.0, fused=fused)
         if fused and OPTIMIZERS[name].fused:
             with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
                 precision.clip_gradients(optimizer, clip_val=1.0)

@@ -32,6 +32,7 @@ def project() -> dict[str, Any]:
 
 def readme() -> str:
     """The README's text."""
+    assert (ROOT / "README.md").exists(), "the repository must have a README.md"
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -83,10 +84,8 @@ def make_targets(text: str) -> set[str]:
 
 def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
     named = list(listed(house(readme())))
-    assert {"missing in README.md": on_disk() - set(named), "not on disk": set(named) - on_disk()} == {
-        "missing in README.md": set(),
-        "not on disk": set(),
-    }
+    assert not (missing := on_disk() - set(named)), f"README.md must list these files: {sorted(missing)}"
+    assert not (extra := set(named) - on_disk()), f"README.md lists files that do not exist: {sorted(extra)}"
     assert len(named) == len(set(named)), "README.md must name every file once"
 
 

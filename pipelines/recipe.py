@@ -1,0 +1,211 @@
+"""The recipe: the whole typed, checked configuration of one run, from YAML and the command line, and back to YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from models.config import ClassConfig, DataConfig, MetricsConfig, TrainingConfig
+from pipelines import rules
+from pipelines.options import apply, parse
+from pipelines.schema import build, nearest
+from pipelines.yaml_source import BAD, Draft, Mistake, read_yaml, write_yaml
+from search.config import ClusterConfig, SearchConfig
+from tracking.config import TrackingConfig
+
+READY = Path(__file__).parent / "recipes"
+"""The folder of the ready recipes."""
+DEFAULT = "digits"
+
+_STAND_INS = {"name": "unnamed", "model": {"class_path": "a.Model"}, "data": {"class_path": "a.Data"}}
+_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class RecipeError(ValueError):
+    """What is wrong with a recipe, one sentence each."""
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """The whole configuration of one run."""
+
+    name: str
+    """Name of the recipe: lower-case letters, digits, `.`, `_` and `-`."""
+    study: str | None = None
+    """Name of the study, and of its folder in the state folder; null: the recipe's name."""
+    model: ClassConfig
+    data: DataConfig
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    @property
+    def study_name(self) -> str:
+        """Name of the study, and of its folder."""
+        return self.study or self.name
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield one sentence for every rule broken, in a section or between them."""
+        for name in ("name", "study"):
+            value = getattr(self, name)
+            if value is not None and not _SLUG.fullmatch(value):
+                yield (
+                    f"`{name}` must be 1 to 64 lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or "
+                    f"digit, but got {value!r}. It names a folder."
+                )
+        for section in _sections():
+            yield from (rules.under(section, sentence) for sentence in getattr(self, section).mistakes())
+        yield from rules.mistakes_of_data(self.data)
+        yield from rules.mistakes_of_grid(self.search, self.training)
+        yield from rules.mistakes_of_parameters(self.search, self.model, self.data)
+
+
+def load_recipe(argv: Sequence[str]) -> Recipe:
+    """The recipe that a command line asks for: `--config` (a path or a ready recipe), then its overrides in order.
+
+    Raises:
+        RecipeError: all that is wrong with it.
+    """
+    arguments = parse(argv, Recipe)
+    try:
+        draft = _read(arguments.config or DEFAULT)
+    except RecipeError as error:
+        raise RecipeError([*arguments.mistakes, *error.mistakes]) from error
+    _normalise(draft.values)
+    for override in arguments.overrides:
+        apply(draft, override, Recipe)
+        _normalise(draft.values)
+    return _finish(draft, more=arguments.mistakes)
+
+
+def from_yaml_text(text: str, source: str) -> Recipe:
+    """The recipe in a YAML text; `source` names it in messages.
+
+    Raises:
+        RecipeError: all that is wrong with it, with the lines.
+    """
+    draft = _draft(text, source)
+    _normalise(draft.values)
+    return _finish(draft)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every default written out: itself a recipe, which resolves to the same bytes."""
+    return write_yaml(dataclasses.asdict(recipe))
+
+
+def ready_recipes() -> list[str]:
+    """Names of the ready recipes."""
+    return sorted(path.stem for path in READY.glob("*.yaml"))
+
+
+def _sections() -> list[str]:
+    return [name for name, hint in get_type_hints(Recipe).items() if dataclasses.is_dataclass(hint)]
+
+
+def _read(config: str) -> Draft:
+    """The file that `--config` names, as a draft."""
+    path = READY / f"{config}.yaml" if config in ready_recipes() else Path(config).expanduser()
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError([f"--config: `{config}` must be text in UTF-8, but byte {error.start} is none."]) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        ready = ready_recipes()
+        hint = nearest(path.stem, ready)
+        raise RecipeError(
+            [f"--config: `{config}` is neither a file nor a ready recipe{hint} Ready: {', '.join(ready)}."]
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise RecipeError([f"--config: `{config}` must be a readable file: {reason[0].lower()}{reason[1:]}."]) from error
+    return _draft(text, _shown(path))
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    full = path.absolute()
+    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(path)
+
+
+def _draft(text: str, source: str) -> Draft:
+    draft = read_yaml(text, lambda line: f"{source}:{line}")
+    # The recipe as a whole is the file, not its first line.
+    draft.places[""] = source
+    if draft.values is None and not draft.mistakes:
+        draft.report("", "the recipe must have at least `name`, `model` and `data`, but it is empty.")
+    elif not isinstance(draft.values, dict) and not draft.mistakes:
+        draft.report("", "the recipe must be a mapping such as `name: mine`, but it is no mapping.")
+    if draft.mistakes and not isinstance(draft.values, dict):
+        raise _error(draft.mistakes)
+    return draft
+
+
+def _normalise(values: dict[str, Any]) -> None:
+    """`optimizers: [sgd, adamw]` and `cosine:` without arguments become mappings of names to arguments."""
+    search = values.get("search")
+    if not isinstance(search, dict):
+        return
+    for axis in ("optimizers", "schedules"):
+        named = search.get(axis)
+        if isinstance(named, list) and all(isinstance(name, str) for name in named) and len(set(named)) == len(named):
+            search[axis] = {name: {} for name in named}
+        elif isinstance(named, dict):
+            search[axis] = {name: {} if args is None else args for name, args in named.items()}
+
+
+def _finish(draft: Draft, *, more: Sequence[Mistake] = ()) -> Recipe:
+    """The recipe of a draft, or all its mistakes."""
+    recipe = build(Recipe, draft.values, "", draft.report)
+    if recipe is BAD:
+        # Its rules are checked all the same, with something neutral in place of what is missing.
+        sound = {name: item for name, item in draft.values.items() if name not in _STAND_INS or _fits(name, item)}
+        recipe = build(Recipe, {**_STAND_INS, **sound}, "", lambda _name, _sentence: None)
+    doubtful = {mistake.name for mistake in draft.mistakes} | set(_meant(draft.mistakes))
+    for sentence in recipe.mistakes():
+        names = re.findall(r"`([^`]+)`", sentence)
+        section = names[0].partition(".")[0]
+        # What follows from a value that could not be read, or from a default in its place, is no mistake of its own.
+        if not any(_overlap(name, other) for name in (*names, *(f"{section}.{x}" for x in names)) for other in doubtful):
+            draft.report(names[0], sentence)
+    mistakes = [*more, *draft.mistakes]
+    if mistakes:
+        raise _error(mistakes)
+    assert isinstance(recipe, Recipe), "a draft without mistakes is a recipe"
+    return recipe
+
+
+def _fits(name: str, value: Any) -> bool:
+    return build(get_type_hints(Recipe)[name], value, name, lambda _name, _sentence: None) is not BAD
+
+
+def _overlap(name: str, other: str) -> bool:
+    """Whether one dotted name is the other, or lies in it."""
+    return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
+
+
+def _meant(mistakes: Iterable[Mistake]) -> Iterator[str]:
+    """The names that unknown keys probably stand for."""
+    for mistake in mistakes:
+        if match := re.search(r"did you mean `([^`]+)`", mistake.sentence):
+            yield f"{mistake.name.rpartition('.')[0]}.{match[1]}".lstrip(".")
+
+
+def _error(mistakes: Sequence[Mistake]) -> RecipeError:
+    """The mistakes with their places: the file's by line, then the command line's."""
+
+    def order(mistake: Mistake) -> tuple[bool, int]:
+        line = re.search(r":(\d+)$", mistake.place)
+        return mistake.place.startswith("--"), int(line[1]) if line else 0
+
+    return RecipeError(f"{mistake.place}: {mistake.sentence}" for mistake in sorted(mistakes, key=order))

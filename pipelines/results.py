@@ -1,0 +1,149 @@
+"""What a search came to: the ranked table, two sentences that read it, and the best configuration as a file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from rich.table import Table
+
+from models.config import MetricsConfig
+from search.study import Study
+from search.trial import TrialConfig, TrialResult
+
+Ranked = tuple[TrialConfig, TrialResult]
+ROWS = 30
+"""Cells listed at most; `trials.csv` has them all."""
+
+
+def other_metrics(ranking: Sequence[Ranked], metrics: MetricsConfig) -> list[str]:
+    """Validation metrics that the module logs besides the objective."""
+    logged = dict.fromkeys(name for _, result in ranking for name in result.best)
+    return [name for name in logged if name.startswith(("val", "valid")) and name != metrics.objective]
+
+
+def table(study: Study) -> Table:
+    """The best trial of every cell, best first."""
+    ranking, metrics = study.ranking(), study.space.metrics
+    several = len(study.space.search.optimizers) > 1
+    others = other_metrics(ranking, metrics)[:2]
+    result = Table(box=None, pad_edge=False, title="best trial of each cell", title_justify="left", title_style="bold")
+    for name in ["", "batch size", *(["optimizer"] if several else []), "schedule", "learning rate", metrics.objective]:
+        result.add_column(name, justify="left" if name in ("optimizer", "schedule") else "right", no_wrap=True)
+    for name in [*others, "trial", *([f"epochs to {target(metrics)}", "seconds"] if metrics.target is not None else [])]:
+        result.add_column(name, justify="right")
+    for place, (trial, outcome) in enumerate(ranking[:ROWS], start=1):
+        rate = trial.params.get("learning_rate")
+        cells = [str(place), str(trial.params["batch_size"]), *([trial.params["optimizer"]] if several else [])]
+        cells += [trial.params["schedule"], "own" if rate is None else f"{rate:.3g}", f"{outcome.value:.4g}"]
+        cells += [f"{outcome.best[name]:.4g}" if name in outcome.best else "" for name in others]
+        cells.append(str(trial.number))
+        if metrics.target is not None:
+            hit = outcome.hit
+            cells += ["never", ""] if hit is None else [f"{hit['epoch']:.3g}", f"{hit['seconds']:.2f}"]
+        result.add_row(*cells, style="bold" if place == 1 else None)
+    return result
+
+
+def target(metrics: MetricsConfig) -> str:
+    """The target in words."""
+    sign = "≤" if (metrics.target_direction or metrics.direction) == "min" else "≥"
+    return f"{metrics.target_name} {sign} {metrics.target:g}"
+
+
+def sentences(study: Study) -> list[str]:
+    """What the table says: the best configuration and how far ahead it is, and which one converges fastest."""
+    ranking = study.ranking()
+    if not ranking:
+        return ["No trial has completed, so there is nothing to compare; `trials.csv` has the reason of each."]
+    return [_best(study, ranking), _fastest(study)]
+
+
+def _best(study: Study, ranking: Sequence[Ranked]) -> str:
+    trial, result = ranking[0]
+    text = f"Best: {_named(trial)} ({study.space.metrics.objective} {result.value:.4g}, trial {trial.number})"
+    if len(ranking) < 2:
+        return text + "."
+    spread = _noise(study, trial)
+    close = [other for other, value in ranking[1:] if abs(_value(value) - _value(result)) <= spread]
+    if close:
+        return (
+            f"{text}; {len(close)} other cell{'s' if len(close) > 1 else ''} came within {spread:.2g} of it, which is how much "
+            "neighbouring trials of its own cell differ: one run each cannot tell them apart."
+        )
+    return f"{text}, ahead of {_named(ranking[1][0])} by {abs(_value(ranking[1][1]) - _value(result)):.2g}."
+
+
+def _noise(study: Study, best: TrialConfig) -> float:
+    """How much the three best trials of a cell differ: a rough guide, until fresh seeds measure it."""
+    sign = 1.0 if study.space.metrics.direction == "min" else -1.0
+    values = sorted(sign * result.value for result in study.cells[best.cell].results.values() if result.value is not None)
+    return statistics.pstdev(values[:3]) * 2 if len(values) > 1 else 0.0
+
+
+def _fastest(study: Study) -> str:
+    metrics = study.space.metrics
+    if metrics.target is None:
+        return "No target was set (`metrics.target`), so speed of convergence is not compared."
+    hits = [
+        (result.hit["examples"], trial.number, trial, result.hit)
+        for cell in study.cells.values()
+        for trial in cell.ended()
+        if (result := cell.results[trial.index]).hit is not None
+    ]
+    ended = sum(len(cell.results) for cell in study.cells.values())
+    if not hits:
+        return f"None of {ended} trials reached {target(metrics)}: set `metrics.target` within reach, or train longer."
+    _, _, trial, hit = min(hits)
+    _, _, largest, steps = min((entry[3]["step"], *entry[1:]) for entry in hits)
+    text = (
+        f"{len(hits)} of {ended} trials reached {target(metrics)}: on the fewest examples {_named(trial)} "
+        f"({hit['epoch']:.3g} epochs)"
+    )
+    if largest is trial:
+        return f"{text}, which also took the fewest steps ({steps['step']:.0f})."
+    return f"{text}, in the fewest steps {_named(largest)} ({steps['step']:.0f} steps)."
+
+
+def _named(trial: TrialConfig) -> str:
+    rate = trial.params.get("learning_rate")
+    at = "" if rate is None else f" at learning rate {rate:.3g}"
+    return f"batch size {trial.params['batch_size']} with {trial.params['optimizer']}, {trial.params['schedule']}{at}"
+
+
+def _value(result: TrialResult) -> float:
+    assert result.value is not None, "only complete trials are ranked"
+    return result.value
+
+
+def best_yaml(study: Study, *, name: str, versions: dict[str, Any]) -> str:
+    """The best trial as a file: how it was trained, to the last argument, and what it came to."""
+    trial, result = study.ranking()[0]
+    content = {
+        "study": name,
+        "trial": trial.number,
+        "cell": trial.cell,
+        "params": dict(trial.params),
+        "train": trial.train.to_json(),
+        "steps": result.steps,
+        "objective": {"name": study.space.metrics.objective, "value": result.value},
+        "best": dict(result.best),
+        "final": dict(result.final),
+        "checkpoint": result.checkpoint,
+        "versions": versions,
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def description(study: Study, said: Sequence[str]) -> str:
+    """The search in a few lines of Markdown, for its run in MLflow."""
+    ranking, metrics = study.ranking(), study.space.metrics
+    lines = [*said, "", f"| batch size | schedule | learning rate | {metrics.objective} | trial |", "|---|---|---|---|---|"]
+    for trial, result in ranking[:ROWS]:
+        rate = trial.params.get("learning_rate")
+        cells = [trial.params["batch_size"], f"{trial.params['optimizer']} {trial.params['schedule']}"]
+        cells += ["own" if rate is None else f"{rate:.3g}", f"{result.value:.4g}", trial.number]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""Rules that hold between the sections of a recipe, and those of optimizers, schedules and ranges: a sentence for each broken one."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, get_type_hints
+
+from models import optimizers, schedules
+from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, TrainingConfig
+from pipelines.schema import build, shown
+from search.config import RangeConfig, SearchConfig
+from search.space import TRAINING_PARAMETERS
+
+_RANGE_KEYS = frozenset(field.name for field in dataclasses.fields(RangeConfig))
+_TREES = ("model.init_args.", "data.init_args.")
+_OF_OPTIMIZER = ("warmup", "weight_decay")
+"""Fields of `training` that go into the optimizer and schedule which Regatta builds."""
+_GIVEN_BY_USER = {"models.data.Text": "a UTF-8 text file to learn", "models.data.HuggingFace": "a dataset's name"}
+"""Datamodules that nothing can be said of before their `path` is given."""
+
+
+def under(prefix: str, sentence: str) -> str:
+    """The sentence with its first name in backticks made a part of `prefix`."""
+    return re.sub(r"`([^`]+)`", lambda match: f"`{prefix}.{match[1]}`", sentence, count=1)
+
+
+def mistakes_of_data(data: DataConfig) -> Iterator[str]:
+    """Yield a sentence if a ready datamodule lacks what no default could stand for."""
+    meaning = _GIVEN_BY_USER.get(data.class_path)
+    if meaning and data.init_args.get("path") is None:
+        yield (
+            f"`data.init_args.path` must be {meaning}, but got null. "
+            "Give it in the recipe, or as `--data.init_args.path PATH`."
+        )
+
+
+def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator[str]:
+    """Yield a sentence for everything wrong in the grid's axes and their arguments."""
+    for size in search.batch_sizes:
+        if training.accumulate > 1 and size % training.accumulate:
+            yield f"`search.batch_sizes` must be divisible by `training.accumulate` ({training.accumulate}), but got {size}."
+    yield from _mistakes_of_axis("search.optimizers", search.optimizers, optimizers.mistakes)
+    yield from _mistakes_of_axis("search.schedules", search.schedules, schedules.mistakes)
+    if OWN_OPTIMIZER not in search.optimizers:
+        return
+    if {name: dict(args) for name, args in search.schedules.items()} != {"constant": {}}:
+        yield (
+            f"`search.schedules` must be just `constant` with the optimizer `{OWN_OPTIMIZER}`, which keeps the module's "
+            f"own schedule, but got {', '.join(search.schedules)}. Set `search.schedules: [constant]`."
+        )
+    if len(search.optimizers) == 1:
+        yield from _mistakes_of_own(search, training)
+
+
+def _mistakes_of_own(search: SearchConfig, training: TrainingConfig) -> Iterator[str]:
+    for name in _OF_OPTIMIZER:
+        rule = f"must be left out with the optimizer `{OWN_OPTIMIZER}`, which the module builds itself"
+        if getattr(training, name) != 0:
+            yield f"`training.{name}` {rule}, but got {getattr(training, name)}."
+        if f"training.{name}" in search.parameters:
+            yield f"`search.parameters.training.{name}` {rule}. Search `model.init_args` instead."
+
+
+def _mistakes_of_axis(
+    where: str, axis: Mapping[str, Mapping[str, Any]], check: Callable[..., Iterator[str]]
+) -> Iterator[str]:
+    for name, args in axis.items():
+        place = f"{where}.{name}"
+        ranges = {key: value for key, value in args.items() if isinstance(value, Mapping) and _RANGE_KEYS & set(value)}
+        broken = {key: list(mistakes_of_range(value, f"{place}.{key}")) for key, value in ranges.items()}
+        for sentences in broken.values():
+            yield from sentences
+        fixed = {key: value for key, value in args.items() if key not in ranges}
+        ends = {key: ends_of(value) for key, value in ranges.items() if not broken[key]}
+        # A rule broken at both ends is one mistake, and so is one that no range has part in.
+        found = (sentence for point in _points(fixed, ends) for sentence in check(name, point, where=place))
+        yield from dict.fromkeys(found)
+
+
+def _points(fixed: Mapping[str, Any], ends: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Arguments at which a rule would break if it breaks anywhere: every end once, the others at their first."""
+    first = {**fixed, **{key: values[0] for key, values in ends.items()}}
+    yield first
+    for key, values in ends.items():
+        yield from ({**first, key: value} for value in values[1:])
+
+
+def ends_of(value: Mapping[str, Any]) -> list[Any]:
+    """The values of a sound range that rules are checked at: its bounds and one step, or its choices."""
+    extent = RangeConfig(**value)
+    if extent.values is not None:
+        return list(extent.values)
+    assert extent.low is not None and extent.high is not None, "a sound range has bounds"
+    return [extent.low, extent.high, *([] if extent.step is None else [extent.low + extent.step])]
+
+
+def mistakes_of_range(value: Any, name: str) -> Iterator[str]:
+    """Yield a sentence for every rule that a range breaks, its type included."""
+    found: list[str] = []
+    build(RangeConfig, value, name, lambda _, sentence: found.append(sentence))
+    if not found:
+        # Not what was built: a whole number there has become a float, and here it makes a range of whole numbers.
+        found += [under(name, sentence) for sentence in RangeConfig(**value).mistakes()]
+    yield from found
+
+
+def mistakes_of_parameters(search: SearchConfig, model: ClassConfig, data: DataConfig) -> Iterator[str]:
+    """Yield a sentence for everything wrong under `search.parameters`."""
+    trees = {"model": model.init_args, "data": data.init_args}
+    for name, value in search.parameters.items():
+        place = f"search.parameters.{name}"
+        broken = list(mistakes_of_range(value, place))
+        yield from broken
+        if name.startswith(_TREES):
+            yield from _mistakes_of_path(name, trees, data.batch_size_arg)
+        elif name.startswith("training.") and name.removeprefix("training.") in TRAINING_PARAMETERS:
+            yield from () if broken else _mistakes_of_training(name.removeprefix("training."), value)
+        else:
+            fields = ", ".join(f"`training.{field}`" for field in TRAINING_PARAMETERS)
+            yield f"`{place}` must begin with `model.init_args.` or `data.init_args.`, or be one of {fields}."
+
+
+def _mistakes_of_path(name: str, trees: Mapping[str, Any], batch_size_arg: str) -> Iterator[str]:
+    if name == f"data.init_args.{batch_size_arg}":
+        yield f"`search.parameters.{name}` must be left out: `search.batch_sizes` searches the batch size."
+    root, _, *path = name.split(".")
+    if not all(path):
+        yield f"`search.parameters.{name}` must name an argument, but a part between its dots is empty."
+        return
+    here = trees[root]
+    for depth, key in enumerate(path[:-1]):
+        if key == "init_args" and key not in here and "class_path" in here:
+            return
+        here = here.get(key)
+        if not isinstance(here, Mapping):
+            parent = ".".join([root, "init_args", *path[: depth + 1]])
+            yield f"`search.parameters.{name}` must lie in the recipe, but `{parent}` is no mapping there."
+            return
+
+
+def _mistakes_of_training(field: str, value: Mapping[str, Any]) -> Iterator[str]:
+    found: list[str] = []
+    hint = get_type_hints(TrainingConfig)[field]
+    for end in ends_of(value):
+        before = len(found)
+        build(hint, end, field, lambda _, sentence: found.append(sentence))
+        if len(found) == before:
+            found += TrainingConfig(**{field: end}).mistakes()
+    yield from (under("search.parameters.training", sentence) for sentence in dict.fromkeys(found))

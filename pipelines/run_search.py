@@ -1,0 +1,246 @@
+"""`regatta search`: race the trials of a recipe, keep everything, and say what came of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from pipelines import results
+from pipelines.display import Display, clock
+from pipelines.interrupts import Interrupts
+from pipelines.recipe import Recipe, to_yaml
+from pipelines.state import home, study_folder, write
+from search.cluster import connected, dashboard_address
+from search.executors import DaskExecutor, Executor
+from search.export import export
+from search.race import Race, SearchFailed
+from search.space import SearchSpace
+from search.study import Study
+from tracking.ledger import Ledger, driver_lock
+from tracking.sync import Sync
+from tracking.tables import write_tables
+
+VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
+CHANGEABLE = ("trials", "refine", "extend", "keep_checkpoints", "segment_seconds")
+"""Settings of a search that may change when its study goes on; everything else decides what a trial is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """One call of `regatta search`."""
+
+    recipe: Recipe
+    folder: Path
+    study: Study
+    ledger: Ledger
+    sync: Sync | None
+    console: Console
+    interrupts: Interrupts
+
+
+def main(recipe: Recipe) -> int:
+    """Run or continue the study of a recipe; returns the exit code."""
+    folder, console = study_folder(recipe.study or recipe.name), Console()
+    with opened(recipe, folder) as ledger, Interrupts() as interrupts, syncing(recipe, folder) as sync:
+        session = Session(
+            recipe=recipe,
+            folder=folder,
+            study=Study(space_of(recipe)),
+            ledger=ledger,
+            sync=sync,
+            console=console,
+            interrupts=interrupts,
+        )
+        code = 1
+        try:
+            code = run(session)
+        except SearchFailed as failure:
+            console.print(f"[red]the search cannot go on:[/] {escape(str(failure))}", soft_wrap=True)
+        finally:
+            write_tables(folder)
+        conclude(session)
+        settle(session)
+        return interrupts.exit_code or code
+
+
+def run(session: Session) -> int:
+    """Start the workers and race."""
+    recipe, console, study = session.recipe, session.console, session.study
+    started = time.monotonic()
+    # Where the user stands is where their modules are found, as with `python script.py`.
+    with connected(recipe.cluster, paths=[os.getcwd()]) as client:
+        executor = DaskExecutor(client)
+        facts = preflight(executor, study)
+        race = Race(study, executor, session.ledger, str(session.folder / "checkpoints"))
+        race.restore()
+        introduce(session, facts, dashboard=dashboard_address(client) if recipe.cluster.dashboard else None)
+        with Display(console, note=lambda: note(session)) as display:
+            race.run(stopping=lambda: bool(session.interrupts), watch=display.watch)
+    console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
+    return 0
+
+
+def preflight(executor: Executor, study: Study) -> dict[str, Any]:
+    """Let one worker build the data and the model at every batch size.
+
+    Raises:
+        ValueError: with one sentence for every mistake that only the user's classes could show.
+    """
+    cells = {(study.cell.batch_size, study.cell.optimizer, study.cell.schedule): study for study in study.cells.values()}
+    configs = []
+    for cell in {key[0]: value for key, value in cells.items()}.values():
+        points = cell.explorations()
+        configs.append(cell.space.train_config(cell.cell, points[0], index=0).to_json())
+    facts: dict[str, Any] = executor.call("models.preflight.check", configs)
+    if facts["mistakes"]:
+        raise ValueError("\n".join(facts["mistakes"]))
+    return facts
+
+
+def space_of(recipe: Recipe) -> SearchSpace:
+    """The part of a recipe that proposals are made from."""
+    return SearchSpace(
+        model=recipe.model, data=recipe.data, training=recipe.training, metrics=recipe.metrics, search=recipe.search
+    )
+
+
+@contextmanager
+def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
+    """The study's ledger, new or as it was left, for this process alone.
+
+    Raises:
+        ValueError: if another process has it, or if the study was begun with another space.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the state folder must be writable, but {folder} is not: {error}. Set REGATTA_HOME.") from error
+    with driver_lock(folder), Ledger.open(folder, create=True) as ledger:
+        space = fingerprint(recipe)
+        before = ledger.meta("space")
+        if before is not None and before != space:
+            raise ValueError("\n".join(differences(before, space, folder)))
+        ledger.set_meta("space", space)
+        ledger.set_meta("study", folder.name)
+        ledger.set_meta("experiment", recipe.tracking.experiment or recipe.name)
+        ledger.set_meta("metrics", asdict(recipe.metrics))
+        ledger.set_meta("recipe", to_yaml(recipe))
+        ledger.set_meta("tags", study_tags())
+        write(folder / "recipe.yaml", to_yaml(recipe))
+        yield ledger
+
+
+def fingerprint(recipe: Recipe) -> dict[str, Any]:
+    """What must stay the same for a study to go on."""
+    search = {name: value for name, value in asdict(recipe.search).items() if name not in CHANGEABLE}
+    parts = {name: asdict(getattr(recipe, name)) for name in ("model", "data", "training", "metrics")}
+    return {**parts, "search": search}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], folder: Path, where: str = "") -> Iterator[str]:
+    """Yield one sentence for every setting in which a recipe differs from that of its study."""
+    for key in dict.fromkeys([*before, *now]):
+        old, new, name = before.get(key), now.get(key), f"{where}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, folder, f"{name}.")
+        elif old != new:
+            yield (
+                f"`{name}` must stay {old!r}, with which the study in {folder} was begun, but got {new!r}. "
+                "Give another `--study` name for a new study."
+            )
+
+
+def study_tags() -> dict[str, str]:
+    """Versions of everything that matters, and the git commit of the folder that the user works in."""
+    versions = {f"version.{name}": metadata.version(name) for name in VERSIONS}
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = {"git_commit": git.stdout.strip()} if git.returncode == 0 else {}
+    return {**versions, "version.python": sys.version.split()[0], **commit}
+
+
+@contextmanager
+def syncing(recipe: Recipe, folder: Path) -> Iterator[Sync | None]:
+    """The background writer to MLflow, if the recipe wants one."""
+    if not recipe.tracking.mlflow:
+        yield None
+        return
+    sync = Sync(folder, uri=recipe.tracking.uri, home=home(), system_metrics=recipe.tracking.system_metrics)
+    sync.start()
+    try:
+        yield sync
+    finally:
+        sync.close()
+
+
+def note(session: Session) -> str:
+    """What the display says of MLflow: nothing while all is well."""
+    return (session.sync.problem() or "") if session.sync else ""
+
+
+def introduce(session: Session, facts: dict[str, Any], *, dashboard: str | None) -> None:
+    """Say what is about to happen."""
+    study, console = session.study, session.console
+    done = len([trial for cell in study.cells.values() for trial in cell.ended()])
+    left = f" ({done} done before)" if done else ""
+    console.print(
+        f"[bold]{session.recipe.name}[/]: {facts['examples']:,} training examples, {facts['parameters']:,} parameters, "
+        f"{len(study.cells)} cells, {study.planned} trials{left}",
+        highlight=False,
+    )
+    steps = facts["steps"]
+    console.print(
+        "steps of a training by batch size: " + ", ".join(f"{size}: {steps[size]:,}" for size in steps), highlight=False
+    )
+    if dashboard:
+        console.print(f"Dask: {dashboard}", highlight=False, soft_wrap=True)
+
+
+def conclude(session: Session) -> None:
+    """Write the study's files, and print the table, what it says, and what to do next."""
+    study, folder, console = session.study, session.folder, session.console
+    said = results.sentences(study)
+    if study.ranking():
+        write(folder / "best.yaml", results.best_yaml(study, name=folder.name, versions=study_tags()))
+        console.print(results.table(study))
+    for sentence in said:
+        console.print(escape(sentence), highlight=False)
+    session.ledger.set_meta("description", results.description(study, said))
+    console.print(f"\nwritten to {folder}: trials.csv, curves.csv, recipe.yaml, best.yaml", highlight=False, soft_wrap=True)
+    again = f"regatta search --config {folder / 'recipe.yaml'}"
+    if session.interrupts:
+        console.print(f"interrupted; to go on: [bold]{again}[/]", highlight=False, soft_wrap=True)
+        return
+    console.print("next:", highlight=False)
+    for command, purpose in (
+        ("make ui", "browse every curve in the MLflow UI"),
+        (f"{again} --search.trials {2 * study.space.search.trials}", "look closer: as many trials again in every cell"),
+        (f"regatta export --study {folder.name}", "the same trials for optuna-dashboard"),
+    ):
+        console.print(f"  [bold]{command}[/]  [dim]{purpose}[/]", highlight=False, soft_wrap=True)
+
+
+def settle(session: Session) -> None:
+    """What is not urgent: the rest of MLflow, and Optuna's file."""
+    console = session.console
+    live = console.status("writing the last trials to MLflow") if console.is_terminal else nullcontext()
+    with live:
+        if session.sync is not None and not session.sync.drain(60.0 if not session.interrupts else 5.0):
+            why = session.sync.problem() or "it takes long"
+            console.print(
+                f"MLflow has not got everything yet ({escape(why)}): nothing is lost, `regatta sync` sends the rest.",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if not session.interrupts:
+            export(session.ledger, session.study.space, session.folder)

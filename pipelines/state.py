@@ -1,0 +1,43 @@
+"""Where things are kept: the state folder, and the folder of each study in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+
+def home() -> Path:
+    """The state folder: `REGATTA_HOME`, or `runs` in the current folder."""
+    return Path(os.environ.get("REGATTA_HOME") or "runs").absolute()
+
+
+def study_folder(study: str) -> Path:
+    """The folder of a study, whether it exists or not."""
+    return home() / study
+
+
+def existing_study(study: str | None) -> Path:
+    """The folder of a study that has been searched; without a name, the one searched last.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    studies = {path.parent.name: path for path in home().glob("*/study.db")}
+    if not studies:
+        raise ValueError(f"there must be a study in {home()}, but there is none yet. Run `regatta search` first.")
+    if study is None:
+        return max(studies.values(), key=lambda path: path.stat().st_mtime).parent
+    if study not in studies:
+        raise ValueError(f"`study` must be one of {', '.join(sorted(studies))}, but got {study!r}.")
+    return studies[study].parent
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
