@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+
 class ConfigError(ValueError):
     """A mistake in the configuration that would break every trial alike: the search ends with this sentence."""
 
@@ -38,7 +39,9 @@ def find_class(class_path: str, *, where: str) -> type:
     found = getattr(module, name, None)
     if not isinstance(found, type):
         names = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise ConfigError(f"`{where}` must name a class, but `{module_path}` has no class {name!r}.{nearest(name, names)}")
+        raise ConfigError(
+            f"`{where}` must name a class, but `{module_path}` has no class {name!r}.{nearest(name, names)}"
+        )
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from models import checkpoint, rng, schedules
 from models.build import ConfigError, nearest
 from models.config import OWN_OPTIMIZER
-from models.loaders import ForeignLoader, OrderedLoader, batch_examples
+from models.loaders import ForeignLoader, OrderedLoader
 from models.plan import Plan
 from models.recorder import CHECK_STEPS, Recorder
 from models.segment import Segment, Status
@@ -43,6 +43,7 @@ class Conductor:
         self._plateau = schedules.Plateau(**self.config.schedule_args) if self.config.schedule == "plateau" else None
         self._plateau_factor = 1.0
         self._random: dict[str, Any] | None = None
+        self._save_after_step = False
         self._save_after_epoch = False
 
     # What goes on in the next segment
@@ -94,26 +95,34 @@ class Conductor:
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch; look for divergence; end the segment where it should and may end."""
-        self.recorder.take(self._loss(trainer, outputs), batch_examples(batch))
-        if trainer.global_step == self.step:
+        self.recorder.take(self._loss(trainer, outputs), self.loader.examples_in(batch, batch_idx))
+        batches_left = trainer.num_training_batches - batch_idx - 1
+        if batches_left and (batch_idx + 1) % self.config.accumulate:
             return  # Gradients are still being accumulated.
-        self.step = trainer.global_step
+        # Not Lightning's `global_step`: it counts what manual optimization does, several steps in a batch or none.
+        self.step += 1
         if self.step % CHECK_STEPS == 0 or self.step in self._points:
             self._end_if_diverged(trainer, self.recorder.diverged(self.step))
-        batches_left = trainer.num_training_batches - batch_idx - 1
         if self.step >= self.plan.total_steps:
             trainer.should_stop = True
         elif not trainer.should_stop and self._should_pause(batches_left) and self._may_pause(batches_left):
             self._pause(trainer, batches_left)
 
-    def evaluates(self, _: Any) -> bool:
-        """Whether to evaluate after this step; stands in for Lightning's rule, which knows fixed intervals only."""
-        return self.step in self._points and self._evaluated < self.step and self.status != "DIVERGED"
+    def evaluates(self, trainer: Any) -> bool:
+        """Whether to evaluate after this step; stands in for Lightning's rule, which knows fixed intervals only.
 
-    def on_validation_start(self, trainer: Any, module: Any) -> None:
-        """Stop the clock, and keep validation's random numbers apart from those of training."""
+        Lightning asks when all hooks of the step are behind it, the module's too: the place for a checkpoint in
+        mid-epoch. Later there is none, since Lightning counts an epoch that was broken off as done.
+        """
+        if self._save_after_step:
+            self._save_after_step = False
+            self.save(trainer)
+        if self.step not in self._points or self._evaluated >= self.step or self.status == "DIVERGED":
+            return False
+        # Here and not in a hook of the validation: making the iterators of its loaders takes time and random numbers.
         self.recorder.stop_clock()
         self._random = rng.capture()
+        return True
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         """Note the evaluation."""
@@ -134,6 +143,8 @@ class Conductor:
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """Write the checkpoint of a pause between two epochs: behind the validation, where resuming is exact."""
         if self._save_after_epoch:
+            # On resuming, Lightning finishes the epoch but leaves out this update: the metrics that it needs are gone.
+            trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
             self.save(trainer)
 
     # What the hooks are made of
@@ -142,7 +153,8 @@ class Conductor:
         if self.config.train_loss is not None:
             return trainer.callback_metrics.get(self.config.train_loss)
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        return loss.detach() if isinstance(loss, torch.Tensor) else None
+        # Lightning has divided it by the accumulation.
+        return loss.detach() * self.config.accumulate if isinstance(loss, torch.Tensor) else None
 
     def _batch_size(self) -> float:
         sizes = self.plan.batch_sizes
@@ -182,11 +194,7 @@ class Conductor:
 
     def _pause(self, trainer: Any, batches_left: int) -> None:
         self.status = "PAUSED"
-        if batches_left:
-            # Here and nowhere later: after the epoch has been broken off, Lightning counts it as done.
-            self.save(trainer)
-        else:
-            self._save_after_epoch = True
+        self._save_after_step, self._save_after_epoch = bool(batches_left), not batches_left
         trainer.should_stop = True
 
     def save(self, trainer: Any) -> None:

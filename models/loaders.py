@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+    get_worker_info,
+)
 from torch.utils.data import BatchSampler as TorchBatchSampler
 
+from models import rng
 from models.seeds import derive
 
 MEMORY_LIMIT = 2 << 30
@@ -24,8 +35,8 @@ FETCH_LIMIT = 20.0
 class Batches(Protocol):
     """Where a batch comes from: indices in, one collated batch out."""
 
-    def epoch(self, batches: list[Tensor]) -> Iterator[Any]:
-        """One batch for every tensor of indices, in that order."""
+    def epoch(self, batches: list[Tensor], *, seed: int) -> Iterator[Any]:
+        """One batch for every tensor of indices, in that order; `seed` is the epoch's, for what is drawn on the way."""
         ...
 
 
@@ -35,7 +46,7 @@ class MemoryBatches:
     def __init__(self, columns: Any) -> None:
         self.columns = columns
 
-    def epoch(self, batches: list[Tensor]) -> Iterator[Any]:
+    def epoch(self, batches: list[Tensor], *, seed: int) -> Iterator[Any]:
         """Gather the epoch once in its order; every batch is then a slice, which costs next to nothing."""
         if not batches:
             return
@@ -57,18 +68,40 @@ class LoaderBatches:
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
 
-    def epoch(self, batches: list[Tensor]) -> Iterator[Any]:
+    def epoch(self, batches: list[Tensor], *, seed: int) -> Iterator[Any]:
         """A DataLoader for this epoch, its batches given."""
         loader = self.loader
         yield from DataLoader(
-            loader.dataset,
+            SeededDataset(loader.dataset, seed) if loader.num_workers else loader.dataset,
             batch_sampler=[indices.tolist() for indices in batches],
+            # Without its own, each DataLoader draws once from the generator of dropout: one draw too many on resuming.
+            generator=torch.Generator().manual_seed(seed),
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
         )
+
+
+class SeededDataset(Dataset[Any]):
+    """A data set whose random numbers in a worker process depend on the batch alone.
+
+    Worker processes start anew when an epoch is resumed: numbers that ran on from batch to batch would be others then.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """The items of one batch."""
+        assert get_worker_info() is not None, "in the main process this would overwrite the state of dropout"
+        rng.seed_everything(derive(self.seed, *indices[:1]))
+        if hasattr(self.dataset, "__getitems__"):
+            items: list[Any] = self.dataset.__getitems__(indices)
+            return items
+        return [self.dataset[index] for index in indices]
 
 
 class BatchList:
@@ -82,8 +115,8 @@ class BatchList:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches, in order."""
-        return iter(self.batches)
+        """The batches, in order: copies, since a module may change or empty what it gets."""
+        return (_each(batch, torch.clone) for batch in self.batches)
 
 
 class OrderedLoader:
@@ -118,13 +151,19 @@ class OrderedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the current epoch, from where a resumed one stands."""
-        order = permutation(self.examples, self.seed, self.current_epoch()) if self.shuffle else torch.arange(self.examples)
+        epoch = self.current_epoch()
+        order = permutation(self.examples, self.seed, epoch) if self.shuffle else torch.arange(self.examples)
         skip, self._skip = self._skip, 0
         batches = list(order.split(self._batch_size()))[: len(self)][skip:]
         self._done = skip
-        for batch in self.source.epoch(batches):
+        for batch in self.source.epoch(batches, seed=derive(self.seed, epoch, "items")):
             self._done += 1
             yield batch
+
+    def examples_in(self, batch: Any, batch_index: int) -> int:
+        """Examples in a batch of this epoch, whatever it looks like."""
+        size = self._batch_size()
+        return min(size, self.examples - batch_index * size)
 
     def state_dict(self) -> dict[str, int]:
         """Batches handed out in this epoch."""
@@ -144,10 +183,17 @@ class ForeignLoader:
         self.loader = loader
         self.seed = seed
         self.current_epoch: Callable[[], int] = lambda: 0
+        # Here Lightning looks for samplers with a `set_epoch`.
+        self.sampler = getattr(loader, "sampler", None)
+        self.batch_sampler = getattr(loader, "batch_sampler", None)
 
     def __len__(self) -> int:
         """Batches of an epoch, as the loader itself says."""
         return len(self.loader)
+
+    def examples_in(self, batch: Any, batch_index: int) -> int:
+        """Examples in a batch, as far as its looks tell."""
+        return batch_examples(batch)
 
     def __iter__(self) -> Iterator[Any]:
         """One epoch. A DataLoader draws its order at the first batch: that draw alone comes from our seed."""
@@ -224,7 +270,7 @@ def _collate(dataset: Any, count: int, deadline: float = float("inf")) -> Any | 
 
 
 def _leaves(batch: Any) -> Iterator[Any]:
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         for value in batch.values():
             yield from _leaves(value)
     elif isinstance(batch, list | tuple):
@@ -236,8 +282,14 @@ def _leaves(batch: Any) -> Iterator[Any]:
 
 def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same nest of containers with every tensor changed."""
-    if isinstance(batch, dict):
-        return {key: _each(value, change) for key, value in batch.items()}
+    if isinstance(batch, Mapping):
+        changed = {key: _each(value, change) for key, value in batch.items()}
+        if type(batch) is dict or not isinstance(batch, MutableMapping):
+            return changed
+        # A mapping of another class may hold more than its items, as default_collate knows.
+        other: Any = copy.copy(batch)
+        other.update(changed)
+        return other
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(_each(value, change) for value in batch))
     if isinstance(batch, list | tuple):

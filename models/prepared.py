@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import SequentialSampler
 
+from models import rng
 from models.build import ConfigError, build, find_class, lightning_of, named_parameters, nearest, takes
 from models.config import TrainConfig
 from models.loaders import BatchList, Batches, ForeignLoader, OrderedLoader, batches_of, in_memory, is_ours
@@ -17,6 +18,8 @@ from models.plan import Plan
 
 KEPT = 16
 """Data sets kept ready in one process, the least recently used dropped first: one for each batch size of a search."""
+SPLIT_SEED = 0
+"""What a datamodule draws while it is set up (a `random_split`, say) is the same for all trials, in every process."""
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 _ready: OrderedDict[str, PreparedData] = OrderedDict()
@@ -28,6 +31,7 @@ class PreparedData:
 
     source: Batches | None
     """Where our own batches come from; None: the train loader is used as it is."""
+    datamodule: Any
     train_loader: Any
     val_loaders: Any
     examples: int
@@ -49,7 +53,9 @@ class PreparedData:
     def loader(self, config: TrainConfig, plan: Plan) -> OrderedLoader | ForeignLoader:
         """A fresh train loader for one trial."""
         if self.source is None:
-            return ForeignLoader(self.train_loader, seed=config.seed_order)
+            # Not the one of an earlier trial: its samplers may have moved on.
+            rng.seed_everything(SPLIT_SEED)
+            return ForeignLoader(self.datamodule.train_dataloader(), seed=config.seed_order)
         return OrderedLoader(
             self.source,
             examples=self.examples,
@@ -72,39 +78,68 @@ def prepare(config: TrainConfig) -> PreparedData:
         while len(_ready) > KEPT:
             _ready.popitem(last=False)
     _ready.move_to_end(key)
+    # Outside what is kept: these rules are about more than the key.
+    _check(config, _ready[key])
     return _ready[key]
 
 
 def _prepare(config: TrainConfig) -> PreparedData:
+    rng.seed_everything(SPLIT_SEED)
     datamodule = build_datamodule(config.data, batch_size=config.batch_size // config.accumulate)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    _need_methods(datamodule)
     train, val = datamodule.train_dataloader(), datamodule.val_dataloader()
-    if val is None or (hasattr(val, "__len__") and not len(val)):
-        raise ConfigError("`data.class_path` must have a `val_dataloader` with batches: without them nothing can be compared.")
+    if val is None or (isinstance(val, Mapping | list | tuple) and not val):
+        raise ConfigError("`data.class_path` must have validation batches: without them nothing can be compared.")
     ours = is_ours(train)
-    if not ours and config.schedule == "batch_growth":
-        raise ConfigError(
-            "`search.schedules.batch_growth` must have a train loader that can be rebuilt (a plain DataLoader over a "
-            "map-style data set with default sampler and batches), but this one cannot. Leave that schedule out."
-        )
-    if not ours and not hasattr(train, "__len__"):
-        raise ConfigError("`data.class_path` must have a train loader with a length: a schedule needs the number of steps.")
-    examples = len(train.dataset) if ours else len(train) * (config.batch_size // config.accumulate)
-    if config.batch_size > examples:
-        raise ConfigError(
-            f"`batch_size` must be at most {examples} (the training set), but got {config.batch_size}. Lower it: "
-            f"{examples} is already the whole training set in one step."
-        )
     return PreparedData(
         source=batches_of(train) if ours else None,
+        datamodule=datamodule,
         train_loader=train,
         val_loaders=_resident(val),
-        examples=examples,
+        examples=len(train.dataset) if ours else _length(train) * (config.batch_size // config.accumulate),
         shuffle=ours and type(train.sampler) is not SequentialSampler,
         drop_last=bool(getattr(train, "drop_last", False)),
         hooks=_own_hooks(datamodule),
     )
+
+
+def _need_methods(datamodule: Any) -> None:
+    base = lightning_of(type(datamodule), base="LightningDataModule", where="data.class_path").LightningDataModule
+    for name in ("train_dataloader", "val_dataloader"):
+        if getattr(type(datamodule), name) is getattr(base, name):
+            raise ConfigError(f"`data.class_path` must have a `{name}`, but {type(datamodule).__name__} does not.")
+
+
+def _length(loader: Any) -> int:
+    """Batches of a loader that is not ours."""
+    if isinstance(loader, Mapping | list | tuple):
+        raise ConfigError(
+            f"`data.class_path` must have one train loader, but its `train_dataloader` gives a {type(loader).__name__}. "
+            "Let one loader give batches that hold all parts."
+        )
+    try:
+        return len(loader)
+    except TypeError as error:  # A DataLoader has a length only if its data set has one.
+        raise ConfigError(
+            f"`data.class_path` must have a train loader with a length, but got: {error}. "
+            "A schedule needs the number of steps: give the data set a `__len__`."
+        ) from error
+
+
+def _check(config: TrainConfig, data: PreparedData) -> None:
+    """What a trial asks of data that other trials share."""
+    if data.source is None and config.schedule == "batch_growth":
+        raise ConfigError(
+            "`search.schedules.batch_growth` must have a train loader that can be rebuilt (a plain DataLoader over a "
+            "map-style data set with default sampler and batches), but this one cannot. Leave that schedule out."
+        )
+    if config.batch_size > data.examples:
+        raise ConfigError(
+            f"`batch_size` must be at most {data.examples} (the training set), but got {config.batch_size}. Lower it: "
+            f"{data.examples} is already the whole training set in one step."
+        )
 
 
 def build_datamodule(data: Mapping[str, Any], *, batch_size: int) -> Any:

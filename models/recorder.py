@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from models.config import TrainConfig
 from models.segment import Point
 
@@ -17,8 +19,17 @@ DIVERGED_AT = 10.0
 OPENING_EXAMPLES = 64
 """The loss at the start is a mean over about this many examples (ten batches at most): one alone says little."""
 
-STATE = ("examples", "seconds", "batches", "opening_loss", "gradient_norm")
-SUMS = ("loss_sum", "loss_count", "recent_sum", "recent_count")
+STATE = (
+    "examples",
+    "seconds",
+    "batches",
+    "opening_loss",
+    "gradient_norm",
+    "loss_sum",
+    "loss_count",
+    "recent_sum",
+    "recent_count",
+)
 
 
 class Recorder:
@@ -27,7 +38,6 @@ class Recorder:
     def __init__(self, config: TrainConfig, *, examples_per_epoch: int, warmup_steps: int) -> None:
         self.examples_per_epoch = examples_per_epoch
         self.warmup_steps = warmup_steps
-        self.accumulate = config.accumulate
         self.opening_batches = min(10, -(-OPENING_EXAMPLES * config.accumulate // config.batch_size))
         self.curve: list[Point] = []
         self.segment_seconds = 0.0
@@ -37,21 +47,22 @@ class Recorder:
         self.batches = 0
         self.opening_loss: float | None = None
         self.gradient_norm = math.nan
-        # Sums stay on the device as tensors: reading one waits for it.
-        self.loss_sum: Any = 0.0
+        self.loss_sum = 0.0
         self.loss_count = 0
-        self.recent_sum: Any = 0.0
+        self.recent_sum = 0.0
         self.recent_count = 0
+        # Losses stay on the device until they are looked at: reading one waits for it.
+        self._waiting: list[torch.Tensor] = []
         self._mark = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that counts on from here, as plain numbers."""
-        state = {name: getattr(self, name) for name in STATE}
-        return {**state, **{name: float(getattr(self, name)) for name in SUMS}}
+        self._read()
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Count on from what `state_dict` gave."""
-        for name in (*STATE, *SUMS):
+        for name in STATE:
             setattr(self, name, state[name])
 
     def start_clock(self) -> None:
@@ -66,24 +77,33 @@ class Recorder:
         self._mark = now
 
     def take(self, loss: Any, examples: int) -> None:
-        """Count one batch; `loss` is a scalar tensor (Lightning has divided it by the accumulation), or None."""
+        """Count one batch; `loss` is its mean loss, a scalar tensor, or None if the module told none."""
         self.examples += examples
         self.segment_examples += examples
         self.batches += 1
-        if loss is None:
-            return
-        self.loss_sum = self.loss_sum + loss
-        self.loss_count += 1
-        self.recent_sum = self.recent_sum + loss
-        self.recent_count += 1
+        if loss is not None:
+            self._waiting.append(loss)
         if self.batches == self.opening_batches:
-            self.opening_loss = float(self.loss_sum) / self.loss_count
+            self._read()
+            self.opening_loss = self.recent_sum / self.recent_count if self.recent_count else None
+
+    def _read(self) -> None:
+        """Add up the waiting losses one by one: the sums do not depend on when they are read."""
+        if not self._waiting:
+            return
+        for loss in torch.stack(self._waiting).tolist():
+            self.loss_sum += loss
+            self.recent_sum += loss
+        self.loss_count += len(self._waiting)
+        self.recent_count += len(self._waiting)
+        self._waiting.clear()
 
     def diverged(self, step: int) -> str | None:
         """Why the training has diverged, if it has: looked at over the batches since the last look."""
+        self._read()
         if not self.recent_count:
             return None
-        mean = float(self.recent_sum) / self.recent_count
+        mean = self.recent_sum / self.recent_count
         self.recent_sum, self.recent_count = 0.0, 0
         if not math.isfinite(mean):
             return f"the training loss is {mean} at step {step}"
@@ -95,7 +115,8 @@ class Recorder:
 
     def point(self, step: int, metrics: Mapping[str, Any], **axes: float) -> Point:
         """One evaluation, appended to the curve; the mean training loss starts anew behind it."""
-        train = {"train_loss": float(self.loss_sum) / self.loss_count * self.accumulate} if self.loss_count else {}
+        self._read()
+        train = {"train_loss": self.loss_sum / self.loss_count} if self.loss_count else {}
         self.loss_sum, self.loss_count = 0.0, 0
         point: Point = {
             "step": step,

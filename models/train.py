@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -39,6 +41,10 @@ def train_segment(segment: Segment, *, stop: Callable[[], bool] = lambda: False)
     except Exception as error:  # A user's code may raise anything: the trial ends, the worker goes on.
         run.failed(error)
     except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            # Lightning has turned Ctrl-C into an exit, and made the process deaf to the next one.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise error.__context__ from None
         run.failed(RuntimeError(f"the code called sys.exit({error.code!r})"))
     return run.result()
 
@@ -73,8 +79,11 @@ class _Run:
         conductor.stop = self.stop
         module = build_module(config, data)
         trainer = build_trainer(config, tree, conductor)
+        data.datamodule.trainer = trainer  # Its transfer hooks may ask whether this is training.
         loader.current_epoch = lambda: trainer.current_epoch
-        trainer.fit_loop.epoch_loop._should_check_val_fx = conductor.evaluates
+        trainer.fit_loop.epoch_loop._should_check_val_fx = lambda _: conductor.evaluates(trainer)
+        # Signals belong to whoever runs the segment: at SIGTERM, Lightning would break off where we pause.
+        trainer._signal_connector.register_signal_handlers = lambda: None
         with warnings.catch_warnings():
             # Advice for people at a screen (number of DataLoader workers, tensor cores, ...), once per trial.
             warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\.")
@@ -163,12 +172,13 @@ def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -
         accelerator=config.accelerator,
         devices=config.devices,
         precision=config.precision,
-        max_epochs=-1,  # The conductor ends it; `max_steps` would make Lightning resume by steps instead of by epochs.
+        # Modules with their own schedule ask for this. `max_steps` would make Lightning resume by steps, not by epochs.
+        max_epochs=len(conductor.plan.steps_of_epoch),
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=config.gradient_clip,
         reload_dataloaders_every_n_epochs=1 if config.schedule == "batch_growth" else 0,
         callbacks=[lightning_callback(conductor, tree)],
-        plugins=[checkpoint_plugin(conductor, tree)],
+        plugins=[checkpoint_plugin(conductor, tree), one_process(tree)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -177,3 +187,9 @@ def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -
         use_distributed_sampler=False,
         default_root_dir=tempfile.gettempdir(),
     )
+
+
+def one_process(tree: ModuleType) -> Any:
+    """The environment of a process on its own: from Slurm's variables, Lightning would conclude that there are others."""
+    fabric = "lightning_fabric" if tree.__name__ == "pytorch_lightning" else "lightning.fabric"
+    return importlib.import_module(f"{fabric}.plugins.environments").LightningEnvironment()

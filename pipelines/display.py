@@ -41,7 +41,9 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -64,7 +66,11 @@ class Display:
         elapsed = max(1e-9, time.monotonic() - self._started)
         rate = (examples_done(race) - (self._examples_before or 0)) / elapsed
         parts = [f"{done}/{race.study.planned} trials", f"{len(race.running)} running"]
-        parts += [f"{counts[s]} {word}" for s, word in (("DIVERGED", "diverged"), ("OOM", "out of memory"), ("FAILED", "failed")) if counts[s]]
+        parts += [
+            f"{counts[s]} {word}"
+            for s, word in (("DIVERGED", "diverged"), ("OOM", "out of memory"), ("FAILED", "failed"))
+            if counts[s]
+        ]
         if rate > 0:
             parts.append(f"{rate:,.0f} examples/s")
         left = seconds_left(race)

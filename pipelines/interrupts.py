@@ -20,7 +20,9 @@ class Interrupts:
         self._before = {which: signal.signal(which, self._handle) for which in SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for which, handler in self._before.items():
             signal.signal(which, handler)
 

@@ -1,24 +1,17 @@
-"""The command line of a recipe: dotted overrides, put into its values one after the other, and the list of them for `--help`."""
+"""The command line of a recipe: which options there are, and the overrides that an actual one holds."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
-
-from pipelines.schema import default_of, is_required, optional, shown
-from pipelines.yaml_source import BAD, Draft, Mistake, read_yaml
+from pipelines.yaml_source import Mistake
 
 FLAGS = ("--config", "--print_config", "--help")
 """Options that are no key of a recipe."""
-DOTTED_KEYS = "search.parameters"
-"""The mapping whose keys are dotted names themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +35,7 @@ class Arguments:
 
 
 def parse(argv: Sequence[str], recipe: Any) -> Arguments:
-    """Take a command line apart: `--name value`, `--name=value` and `--name+ value`, with any key of the dataclass `recipe`."""
+    """Take a command line apart: `--key value`, `--key=value`, `--key+ value`, for keys of the dataclass `recipe`."""
     config: str | None = None
     overrides: list[Override] = []
     mistakes: list[Mistake] = []
@@ -54,6 +47,8 @@ def parse(argv: Sequence[str], recipe: Any) -> Arguments:
             sentence = f"there is no option `{option}`{_nearest(name, recipe)} `--help` lists them all."
         elif text is None:
             sentence = "a value must follow, as in `--search.trials 24`."
+        elif not _is_utf8(text):
+            sentence = "the value must be text in UTF-8."
         elif option == "--config" and config is not None:
             sentence = f"`--config` must be given once, but got {config!r} and {text!r}."
         else:
@@ -62,6 +57,11 @@ def parse(argv: Sequence[str], recipe: Any) -> Arguments:
             continue
         mistakes.append(Mistake(name, option if option.startswith("--") else "command line", sentence))
     return Arguments(config=config, overrides=overrides, mistakes=mistakes)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a word of the command line was valid UTF-8: Python carries other bytes as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
@@ -78,7 +78,7 @@ def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def leaf_of(recipe: Any, name: str) -> tuple[Any, list[str]] | None:
-    """The annotation that a dotted name arrives at, and what of the name lies deeper, in a mapping; None: no such key."""
+    """The annotation that a dotted name arrives at, and what of it lies deeper in a mapping; None: no such key."""
     annotation: Any = recipe
     keys = name.split(".")
     while keys and dataclasses.is_dataclass(annotation):
@@ -103,88 +103,6 @@ def _nearest(name: str, recipe: Any) -> str:
     known = [*(option.removeprefix("--") for option in FLAGS), *(key for key, _, _ in names_of(recipe))]
     lasts = {key.rpartition(".")[2]: key for key in reversed(known)}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    close = close or [lasts[last] for last in difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.75)]
+    if not close:
+        close = [lasts[last] for last in difflib.get_close_matches(name.rpartition(".")[2], lasts, n=1, cutoff=0.75)]
     return f"; did you mean `--{close[0]}`?" if close else "."
-
-
-def apply(draft: Draft, override: Override, recipe: Any) -> None:
-    """Put one override into a draft of the dataclass `recipe`."""
-    place = f"--{override.name}{'+' if override.append else ''}"
-    found = leaf_of(recipe, override.name)
-    assert found is not None, f"{override.name} is a key of the recipe, or it would have been refused"
-    value = _read(override, found[0], place, draft) if not found[1] else _read(override, Any, place, draft)
-    if value is BAD:
-        return
-    holder = _holder(draft, override.name, recipe)
-    if holder is None:
-        draft.mistakes.append(Mistake(override.name, place, f"`{override.name}` lies in what is no mapping. Set that as a whole."))
-        return
-    within, key = holder
-    if override.append:
-        value = _joined(within.get(key), value)
-    elif dataclasses.is_dataclass(found[0]) and isinstance(value, dict) and isinstance(within.get(key), dict):
-        value = {**within[key], **value}
-    if value is None and override.append:
-        draft.mistakes.append(Mistake(override.name, place, f"`{override.name}` must be a list to be added to. Leave out the `+`."))
-        return
-    within[key] = value
-
-
-def _read(override: Override, annotation: Any, place: str, draft: Draft) -> Any:
-    """The value that an override's text stands for; BAD if it is none, which is then noted."""
-    inner = optional(annotation) or annotation
-    if inner is str and not (override.text == "null" and inner is not annotation):
-        # A name of digits is a name: nobody quotes twice on a command line.
-        draft.places[override.name] = place
-        return override.text
-    read = read_yaml(override.text, lambda _line: place, at=override.name)
-    if read.mistakes and annotation is Any and override.text[:1] not in "[{!&*":
-        read = Draft(values=override.text, places={override.name: place})
-    for name in [name for name in draft.places if f"{name}.".startswith(f"{override.name}.")]:
-        del draft.places[name]
-    draft.places |= read.places
-    draft.mistakes += read.mistakes
-    return BAD if read.mistakes else read.values
-
-
-def _holder(draft: Draft, name: str, recipe: Any) -> tuple[dict[str, Any], str] | None:
-    """The mapping that a dotted name lies in, and its key there; mappings on the way are made, defaults filled in."""
-    within, annotation, keys = draft.values, recipe, name.split(".")
-    while True:
-        key = _first_key(within, keys, ".".join(name.split(".")[: len(name.split(".")) - len(keys)]))
-        keys = keys[key.count(".") + 1 :]
-        hints = get_type_hints(annotation) if dataclasses.is_dataclass(annotation) else {}
-        if key in hints and within.get(key) is None and not dataclasses.is_dataclass(hints[key]):
-            default = default_of(annotation, key)
-            within |= {} if default is None else {key: default}
-        if not keys:
-            return within, key
-        if within.get(key) is None:
-            within[key] = {}
-        within, annotation = within[key], hints.get(key)
-        if not isinstance(within, dict):
-            return None
-
-
-def _first_key(within: Mapping[str, Any], keys: Sequence[str], at: str) -> str:
-    """The part of a dotted name that is one key here: one word, except where keys have dots themselves."""
-    if at != DOTTED_KEYS:
-        return keys[0]
-    there = [".".join(keys[:end]) for end in range(1, len(keys)) if ".".join(keys[:end]) in within]
-    return there[0] if there else ".".join(keys)
-
-
-def _joined(old: Any, new: Any) -> Any:
-    """A list with more at its end, or a grid's axis with one more name; None if the old value is neither."""
-    more = new if isinstance(new, list) else [new]
-    if isinstance(old, Mapping) and all(isinstance(name, str) for name in more):
-        return {**old, **{name: {} for name in more}}
-    if isinstance(old, list | tuple) or old is None:
-        return [*(old or ()), *more]
-    return None
-
-
-def help_text(recipe: Any, *, command: str, about: str) -> str:
-    """Every option with its meaning and default, by section; the defaults are those of a recipe that leaves the key out."""
-    parser = ArgumentParser(prog=f"regatta {command}", description=about, usage=f"regatta {command} [--config RECIPE] [--KEY VALUE ...]")
-    return parser.format_help()

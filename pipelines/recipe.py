@@ -6,31 +6,23 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 from models.config import ClassConfig, DataConfig, MetricsConfig, TrainingConfig
 from pipelines import rules
-from pipelines.options import apply, parse
-from pipelines.schema import build, nearest
-from pipelines.yaml_source import BAD, Draft, Mistake, read_yaml, write_yaml
+from pipelines.options import parse
+from pipelines.overrides import apply
+from pipelines.recipe_file import DEFAULT, RecipeError, draft_of, error_of, read_config
+from pipelines.schema import build
+from pipelines.yaml_source import BAD, Draft, Mistake, write_yaml
 from search.config import ClusterConfig, SearchConfig
 from tracking.config import TrackingConfig
 
-READY = Path(__file__).parent / "recipes"
-"""The folder of the ready recipes."""
-DEFAULT = "digits"
+__all__ = ["Recipe", "RecipeError", "from_yaml_text", "load_recipe", "to_yaml"]
 
 _STAND_INS = {"name": "unnamed", "model": {"class_path": "a.Model"}, "data": {"class_path": "a.Data"}}
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-
-class RecipeError(ValueError):
-    """What is wrong with a recipe, one sentence each."""
-
-    def __init__(self, mistakes: Iterable[str]) -> None:
-        self.mistakes = tuple(mistakes)
-        super().__init__("\n".join(self.mistakes))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +55,9 @@ class Recipe:
                     f"`{name}` must be 1 to 64 lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or "
                     f"digit, but got {value!r}. It names a folder."
                 )
-        for section in _sections():
-            yield from (rules.under(section, sentence) for sentence in getattr(self, section).mistakes())
+        for section in _sections(Recipe):
+            found = attrgetter(section)(self).mistakes()
+            yield from (rules.under(section, sentence) for sentence in found)
         yield from rules.mistakes_of_data(self.data)
         yield from rules.mistakes_of_grid(self.search, self.training)
         yield from rules.mistakes_of_parameters(self.search, self.model, self.data)
@@ -78,9 +71,9 @@ def load_recipe(argv: Sequence[str]) -> Recipe:
     """
     arguments = parse(argv, Recipe)
     try:
-        draft = _read(arguments.config or DEFAULT)
+        draft = read_config(DEFAULT if arguments.config is None else arguments.config)
     except RecipeError as error:
-        raise RecipeError([*arguments.mistakes, *error.mistakes]) from error
+        raise RecipeError([*map(str, arguments.mistakes), *error.mistakes]) from error
     _normalise(draft.values)
     for override in arguments.overrides:
         apply(draft, override, Recipe)
@@ -94,7 +87,7 @@ def from_yaml_text(text: str, source: str) -> Recipe:
     Raises:
         RecipeError: all that is wrong with it, with the lines.
     """
-    draft = _draft(text, source)
+    draft = draft_of(text, source)
     _normalise(draft.values)
     return _finish(draft)
 
@@ -104,51 +97,12 @@ def to_yaml(recipe: Recipe) -> str:
     return write_yaml(dataclasses.asdict(recipe))
 
 
-def ready_recipes() -> list[str]:
-    """Names of the ready recipes."""
-    return sorted(path.stem for path in READY.glob("*.yaml"))
-
-
-def _sections() -> list[str]:
-    return [name for name, hint in get_type_hints(Recipe).items() if dataclasses.is_dataclass(hint)]
-
-
-def _read(config: str) -> Draft:
-    """The file that `--config` names, as a draft."""
-    path = READY / f"{config}.yaml" if config in ready_recipes() else Path(config).expanduser()
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RecipeError([f"--config: `{config}` must be text in UTF-8, but byte {error.start} is none."]) from error
-    except (FileNotFoundError, NotADirectoryError) as error:
-        ready = ready_recipes()
-        hint = nearest(path.stem, ready)
-        raise RecipeError(
-            [f"--config: `{config}` is neither a file nor a ready recipe{hint} Ready: {', '.join(ready)}."]
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise RecipeError([f"--config: `{config}` must be a readable file: {reason[0].lower()}{reason[1:]}."]) from error
-    return _draft(text, _shown(path))
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
-    full = path.absolute()
-    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(path)
-
-
-def _draft(text: str, source: str) -> Draft:
-    draft = read_yaml(text, lambda line: f"{source}:{line}")
-    # The recipe as a whole is the file, not its first line.
-    draft.places[""] = source
-    if draft.values is None and not draft.mistakes:
-        draft.report("", "the recipe must have at least `name`, `model` and `data`, but it is empty.")
-    elif not isinstance(draft.values, dict) and not draft.mistakes:
-        draft.report("", "the recipe must be a mapping such as `name: mine`, but it is no mapping.")
-    if draft.mistakes and not isinstance(draft.values, dict):
-        raise _error(draft.mistakes)
-    return draft
+def _sections(cls: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of the dataclasses within a dataclass."""
+    for name, hint in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield prefix + name
+            yield from _sections(hint, f"{prefix}{name}.")
 
 
 def _normalise(values: dict[str, Any]) -> None:
@@ -176,11 +130,13 @@ def _finish(draft: Draft, *, more: Sequence[Mistake] = ()) -> Recipe:
         names = re.findall(r"`([^`]+)`", sentence)
         section = names[0].partition(".")[0]
         # What follows from a value that could not be read, or from a default in its place, is no mistake of its own.
-        if not any(_overlap(name, other) for name in (*names, *(f"{section}.{x}" for x in names)) for other in doubtful):
-            draft.report(names[0], sentence)
+        if not any(
+            _overlap(name, other) for name in (*names, *(f"{section}.{x}" for x in names)) for other in doubtful
+        ):
+            draft.report(next((name for name in names if draft.is_written(name)), names[0]), sentence)
     mistakes = [*more, *draft.mistakes]
     if mistakes:
-        raise _error(mistakes)
+        raise error_of(mistakes)
     assert isinstance(recipe, Recipe), "a draft without mistakes is a recipe"
     return recipe
 
@@ -199,13 +155,3 @@ def _meant(mistakes: Iterable[Mistake]) -> Iterator[str]:
     for mistake in mistakes:
         if match := re.search(r"did you mean `([^`]+)`", mistake.sentence):
             yield f"{mistake.name.rpartition('.')[0]}.{match[1]}".lstrip(".")
-
-
-def _error(mistakes: Sequence[Mistake]) -> RecipeError:
-    """The mistakes with their places: the file's by line, then the command line's."""
-
-    def order(mistake: Mistake) -> tuple[bool, int]:
-        line = re.search(r":(\d+)$", mistake.place)
-        return mistake.place.startswith("--"), int(line[1]) if line else 0
-
-    return RecipeError(f"{mistake.place}: {mistake.sentence}" for mistake in sorted(mistakes, key=order))

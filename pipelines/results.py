@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +31,11 @@ def table(study: Study) -> Table:
     result = Table(box=None, pad_edge=False, title="best trial of each cell", title_justify="left", title_style="bold")
     for name in ["", "batch size", *(["optimizer"] if several else []), "schedule", "learning rate", metrics.objective]:
         result.add_column(name, justify="left" if name in ("optimizer", "schedule") else "right", no_wrap=True)
-    for name in [*others, "trial", *([f"epochs to {target(metrics)}", "seconds"] if metrics.target is not None else [])]:
+    for name in [
+        *others,
+        "trial",
+        *([f"epochs to {target(metrics)}", "seconds"] if metrics.target is not None else []),
+    ]:
         result.add_column(name, justify="right")
     for place, (trial, outcome) in enumerate(ranking[:ROWS], start=1):
         rate = trial.params.get("learning_rate")
@@ -66,21 +69,11 @@ def _best(study: Study, ranking: Sequence[Ranked]) -> str:
     text = f"Best: {_named(trial)} ({study.space.metrics.objective} {result.value:.4g}, trial {trial.number})"
     if len(ranking) < 2:
         return text + "."
-    spread = _noise(study, trial)
-    close = [other for other, value in ranking[1:] if abs(_value(value) - _value(result)) <= spread]
-    if close:
-        return (
-            f"{text}; {len(close)} other cell{'s' if len(close) > 1 else ''} came within {spread:.2g} of it, which is how much "
-            "neighbouring trials of its own cell differ: one run each cannot tell them apart."
-        )
-    return f"{text}, ahead of {_named(ranking[1][0])} by {abs(_value(ranking[1][1]) - _value(result)):.2g}."
-
-
-def _noise(study: Study, best: TrialConfig) -> float:
-    """How much the three best trials of a cell differ: a rough guide, until fresh seeds measure it."""
-    sign = 1.0 if study.space.metrics.direction == "min" else -1.0
-    values = sorted(sign * result.value for result in study.cells[best.cell].results.values() if result.value is not None)
-    return statistics.pstdev(values[:3]) * 2 if len(values) > 1 else 0.0
+    second, behind = ranking[1]
+    gap = abs(_value(behind) - _value(result))
+    return (
+        f"{text}, {gap:.2g} ahead of {_named(second)}; each is a single run, and other seeds may rank them otherwise."
+    )
 
 
 def _fastest(study: Study) -> str:
@@ -140,10 +133,31 @@ def best_yaml(study: Study, *, name: str, versions: dict[str, Any]) -> str:
 def description(study: Study, said: Sequence[str]) -> str:
     """The search in a few lines of Markdown, for its run in MLflow."""
     ranking, metrics = study.ranking(), study.space.metrics
-    lines = [*said, "", f"| batch size | schedule | learning rate | {metrics.objective} | trial |", "|---|---|---|---|---|"]
+    lines = [
+        *said,
+        "",
+        f"| batch size | schedule | learning rate | {metrics.objective} | trial |",
+        "|---|---|---|---|---|",
+    ]
     for trial, result in ranking[:ROWS]:
         rate = trial.params.get("learning_rate")
         cells = [trial.params["batch_size"], f"{trial.params['optimizer']} {trial.params['schedule']}"]
         cells += ["own" if rate is None else f"{rate:.3g}", f"{result.value:.4g}", trial.number]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def figures(study: Study) -> dict[str, float]:
+    """Key figures of a search, as metrics of its own run in MLflow."""
+    ended = [result for cell in study.cells.values() for result in cell.results.values()]
+    counts = {
+        f"trials/{status.lower()}": float(sum(r.status == status for r in ended))
+        for status in {r.status for r in ended}
+    }
+    best = {"result/value": _value(study.ranking()[0][1])} if study.ranking() else {}
+    return {
+        **counts,
+        "trials/all": float(len(ended)),
+        "progress/examples": float(sum(r.examples for r in ended)),
+        **best,
+    }

@@ -1,4 +1,4 @@
-"""Rules that hold between the sections of a recipe, and those of optimizers, schedules and ranges: a sentence for each broken one."""
+"""The rules between the sections of a recipe, and those of optimizers, schedules and ranges in it: a sentence each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from models import optimizers, schedules
 from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, TrainingConfig
-from pipelines.schema import build, shown
+from pipelines.schema import build
 from search.config import RangeConfig, SearchConfig
 from search.space import TRAINING_PARAMETERS
 
@@ -38,17 +38,18 @@ def mistakes_of_data(data: DataConfig) -> Iterator[str]:
 
 def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator[str]:
     """Yield a sentence for everything wrong in the grid's axes and their arguments."""
-    for size in search.batch_sizes:
-        if training.accumulate > 1 and size % training.accumulate:
-            yield f"`search.batch_sizes` must be divisible by `training.accumulate` ({training.accumulate}), but got {size}."
+    parts = training.accumulate
+    odd = [size for size in search.batch_sizes if parts > 1 and size % parts]
+    if odd:
+        yield f"`search.batch_sizes` must be divisible by `training.accumulate` ({parts}), but got {odd}."
     yield from _mistakes_of_axis("search.optimizers", search.optimizers, optimizers.mistakes)
     yield from _mistakes_of_axis("search.schedules", search.schedules, schedules.mistakes)
     if OWN_OPTIMIZER not in search.optimizers:
         return
     if {name: dict(args) for name, args in search.schedules.items()} != {"constant": {}}:
         yield (
-            f"`search.schedules` must be just `constant` with the optimizer `{OWN_OPTIMIZER}`, which keeps the module's "
-            f"own schedule, but got {', '.join(search.schedules)}. Set `search.schedules: [constant]`."
+            f"`search.schedules` must be just `constant` with the optimizer `{OWN_OPTIMIZER}`, which keeps the "
+            f"module's own schedule, but got {', '.join(search.schedules)}. Set `search.schedules: [constant]`."
         )
     if len(search.optimizers) == 1:
         yield from _mistakes_of_own(search, training)
@@ -98,12 +99,16 @@ def ends_of(value: Mapping[str, Any]) -> list[Any]:
 
 def mistakes_of_range(value: Any, name: str) -> Iterator[str]:
     """Yield a sentence for every rule that a range breaks, its type included."""
+    # Not what `build` makes: there whole numbers become floats, and here they make a range of whole numbers.
+    yield from _mistakes_of_type(RangeConfig, value, name) or (
+        under(name, sentence) for sentence in RangeConfig(**value).mistakes()
+    )
+
+
+def _mistakes_of_type(annotation: Any, value: Any, name: str) -> list[str]:
     found: list[str] = []
-    build(RangeConfig, value, name, lambda _, sentence: found.append(sentence))
-    if not found:
-        # Not what was built: a whole number there has become a float, and here it makes a range of whole numbers.
-        found += [under(name, sentence) for sentence in RangeConfig(**value).mistakes()]
-    yield from found
+    build(annotation, value, name, lambda _, sentence: found.append(sentence))
+    return found
 
 
 def mistakes_of_parameters(search: SearchConfig, model: ClassConfig, data: DataConfig) -> Iterator[str]:
@@ -141,11 +146,7 @@ def _mistakes_of_path(name: str, trees: Mapping[str, Any], batch_size_arg: str) 
 
 
 def _mistakes_of_training(field: str, value: Mapping[str, Any]) -> Iterator[str]:
-    found: list[str] = []
     hint = get_type_hints(TrainingConfig)[field]
     for end in ends_of(value):
-        before = len(found)
-        build(hint, end, field, lambda _, sentence: found.append(sentence))
-        if len(found) == before:
-            found += TrainingConfig(**{field: end}).mistakes()
-    yield from (under("search.parameters.training", sentence) for sentence in dict.fromkeys(found))
+        found = _mistakes_of_type(hint, end, field) or TrainingConfig(**{field: end}).mistakes()
+        yield from (under("search.parameters.training", sentence) for sentence in found)

@@ -32,6 +32,8 @@ from tracking.sync import Sync
 from tracking.tables import write_tables
 
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
+WIDTH = 120
+"""Columns where there is no terminal."""
 CHANGEABLE = ("trials", "refine", "extend", "keep_checkpoints", "segment_seconds")
 """Settings of a search that may change when its study goes on; everything else decides what a trial is."""
 
@@ -51,7 +53,8 @@ class Session:
 
 def main(recipe: Recipe) -> int:
     """Run or continue the study of a recipe; returns the exit code."""
-    folder, console = study_folder(recipe.study or recipe.name), Console()
+    # A file or a pipe has no width: the table then takes what it needs.
+    folder, console = study_folder(recipe.study_name), Console(width=None if sys.stdout.isatty() else WIDTH)
     with opened(recipe, folder) as ledger, Interrupts() as interrupts, syncing(recipe, folder) as sync:
         session = Session(
             recipe=recipe,
@@ -97,7 +100,9 @@ def preflight(executor: Executor, study: Study) -> dict[str, Any]:
     Raises:
         ValueError: with one sentence for every mistake that only the user's classes could show.
     """
-    cells = {(study.cell.batch_size, study.cell.optimizer, study.cell.schedule): study for study in study.cells.values()}
+    cells = {
+        (study.cell.batch_size, study.cell.optimizer, study.cell.schedule): study for study in study.cells.values()
+    }
     configs = []
     for cell in {key[0]: value for key, value in cells.items()}.values():
         points = cell.explorations()
@@ -125,7 +130,9 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"the state folder must be writable, but {folder} is not: {error}. Set REGATTA_HOME.") from error
+        raise ValueError(
+            f"the state folder must be writable, but {folder} is not: {error}. Set REGATTA_HOME."
+        ) from error
     with driver_lock(folder), Ledger.open(folder, create=True) as ledger:
         space = fingerprint(recipe)
         before = ledger.meta("space")
@@ -137,6 +144,7 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ledger.set_meta("metrics", asdict(recipe.metrics))
         ledger.set_meta("recipe", to_yaml(recipe))
         ledger.set_meta("tags", study_tags())
+        ledger.set_meta("status", "RUNNING")
         write(folder / "recipe.yaml", to_yaml(recipe))
         yield ledger
 
@@ -216,7 +224,12 @@ def conclude(session: Session) -> None:
     for sentence in said:
         console.print(escape(sentence), highlight=False)
     session.ledger.set_meta("description", results.description(study, said))
-    console.print(f"\nwritten to {folder}: trials.csv, curves.csv, recipe.yaml, best.yaml", highlight=False, soft_wrap=True)
+    session.ledger.set_meta("results", results.figures(study))
+    session.ledger.set_meta("artifact:trials.csv", (folder / "trials.csv").read_text(encoding="utf-8"))
+    session.ledger.set_meta("status", "KILLED" if session.interrupts else "FINISHED")
+    console.print(
+        f"\nwritten to {folder}: trials.csv, curves.csv, recipe.yaml, best.yaml", highlight=False, soft_wrap=True
+    )
     again = f"regatta search --config {folder / 'recipe.yaml'}"
     if session.interrupts:
         console.print(f"interrupted; to go on: [bold]{again}[/]", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Plain values against the annotations of dataclasses: the typed object, and a sentence for everything that does not fit."""
+"""Plain values against the annotations of dataclasses: the typed object, or a sentence for everything that is wrong."""
 
 from __future__ import annotations
 
@@ -59,13 +59,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def default_of(annotation: Any, field: str) -> Any:
-    """The default of a dataclass's field as plain values; None if it has none."""
-    found = next(found for found in dataclasses.fields(annotation) if found.name == field)
-    if found.default_factory is not dataclasses.MISSING:
-        made = found.default_factory()
-        return dataclasses.asdict(made) if dataclasses.is_dataclass(made) and not isinstance(made, type) else made
-    return None if found.default is dataclasses.MISSING else found.default
+def default_of(cls: Any, name: str) -> Any:
+    """The default of a dataclass's field; None if it has none."""
+    field = next(field for field in dataclasses.fields(cls) if field.name == name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def _build_dataclass(cls: Any, value: Any, name: str, report: Report) -> Any:
@@ -128,7 +127,7 @@ def _build_scalar(kind: type, value: Any, name: str, report: Report) -> Any:
     if type(value) is kind:
         return value
     remedy = ""
-    if kind is str and value is not None:
+    if kind is str and isinstance(value, bool | int | float):
         remedy = " Put it in quotes."
     elif kind is int and isinstance(value, float) and value.is_integer():
         remedy = f" Write {int(value)}."

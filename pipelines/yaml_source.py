@@ -1,4 +1,4 @@
-"""YAML to plain values, each with the place it came from, and back: safe tags, no key twice, numbers as people write them."""
+"""YAML to plain values, each with its place in the text, and back: safe tags, no key twice, one reading of numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ import yaml
 Place = Callable[[int], str]
 """What to call a line: `recipe.yaml:12`, or the option whose value it is."""
 
-BAD: Final = object()
+
+class _Bad:
+    """The type of `BAD`."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+BAD: Final = _Bad()
 """In place of a value that is wrong; its mistake is reported."""
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$")
@@ -27,7 +35,7 @@ _NOT_READ = ("int", "float", "timestamp", "merge", "value")
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """PyYAML's, but `1e-4` is a number (it reads text), `1:30` and `010` are none, and dates stay text (JSON has none)."""
+    """PyYAML's, but `1e-4` is a number (to it, text), `1:30` and `010` are none, and dates stay text, as in JSON."""
     tags = {f"tag:yaml.org,2002:{name}" for name in _NOT_READ}
     table = {
         first: [(tag, pattern) for tag, pattern in rows if tag not in tags]
@@ -55,6 +63,10 @@ class Mistake(NamedTuple):
     place: str
     sentence: str
 
+    def __str__(self) -> str:
+        """Place and sentence, as they are told."""
+        return f"{self.place}: {self.sentence}"
+
 
 @dataclass(kw_only=True)
 class Draft:
@@ -70,6 +82,10 @@ class Draft:
         while name not in self.places and name:
             name = name.rpartition(".")[0]
         return self.places.get(name, "")
+
+    def is_written(self, name: str) -> bool:
+        """Whether a dotted name, or something around it, was written."""
+        return any(name == other or name.startswith(f"{other}.") for other in self.places if other)
 
     def report(self, name: str, sentence: str) -> None:
         """Note a mistake about a dotted name."""
@@ -124,12 +140,11 @@ class _Reader:
         return BAD
 
     def _value(self, node: Any, name: str) -> Any:
-        self.draft.places.setdefault(name, self.place(node.start_mark.line + 1))
         # A node met twice is an alias: it could contain itself, or double itself at every level.
         if id(node) in self.seen:
-            return self._wrong(
-                node, name, f"`{name}` is an alias (`*...`), which recipes do not have. Write the value out."
-            )
+            self.draft.report(name, f"`{name}` must not be an alias (`*...`) of a value above. Write it out.")
+            return BAD
+        self.draft.places.setdefault(name, self.place(node.start_mark.line + 1))
         self.seen.add(id(node))
         if node.tag == "tag:yaml.org,2002:map" and isinstance(node, yaml.MappingNode):
             return self._mapping(node, name)

@@ -132,10 +132,7 @@ def _local(workers: list[dict[str, str]], *, dashboard: bool) -> SpecCluster:
                 "dashboard_address": f"{LOOPBACK}:{_free_port(DASHBOARD_PORT)}",
             },
         },
-        workers={
-            index: {"cls": Nanny, "options": {**WORKER, "env": env}}
-            for index, env in enumerate(workers)
-        },
+        workers={index: {"cls": Nanny, "options": {**WORKER, "env": env}} for index, env in enumerate(workers)},
         silence_logs=logging.ERROR,
         name="regatta",
     )

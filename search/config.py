@@ -24,7 +24,11 @@ class RangeConfig:
     @property
     def is_integer(self) -> bool:
         """Whether only whole numbers are proposed: both bounds are written as such."""
-        return isinstance(self.low, int) and isinstance(self.high, int) and (self.step is None or self.step == int(self.step))
+        return (
+            isinstance(self.low, int)
+            and isinstance(self.high, int)
+            and (self.step is None or self.step == int(self.step))
+        )
 
     def mistakes(self) -> Iterator[str]:
         """Yield one sentence for every rule broken; names are relative to this object."""

@@ -78,7 +78,12 @@ def distribution(extent: RangeConfig) -> BaseDistribution:
 
 
 def frozen(
-    params: Mapping[str, Any], ranges: Mapping[str, RangeConfig], *, status: str, value: float | None, attributes: dict[str, Any]
+    params: Mapping[str, Any],
+    ranges: Mapping[str, RangeConfig],
+    *,
+    status: str,
+    value: float | None,
+    attributes: dict[str, Any],
 ) -> FrozenTrial:
     """A finished trial as Optuna keeps it.
 
@@ -102,4 +107,3 @@ def widened(extent: RangeConfig, other: RangeConfig | None) -> RangeConfig:
         return extent
     bounds = [bound for bound in (extent.low, extent.high, other.low, other.high) if bound is not None]
     return RangeConfig(low=min(bounds), high=max(bounds), log=extent.log)
-

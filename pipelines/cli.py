@@ -1,0 +1,140 @@
+"""The `regatta` command: which pipeline runs, and how mistakes are told. Only the pipeline asked for is imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import NoReturn
+
+from pipelines.schema import nearest
+
+MISTAKE = 2
+"""Exit code of a command that was asked wrongly."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one sentence, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. `{self.prog} --help` lists the options.")
+
+
+def _search(argv: Sequence[str]) -> int:
+    from pipelines.recipe import Recipe, load_recipe, to_yaml
+
+    if {"--help", "-h"} & set(argv):
+        from pipelines.option_help import help_text
+        from pipelines.recipe_file import DEFAULT, ready_recipes
+
+        about = COMMANDS["search"][1]
+        print(help_text(Recipe, command="search", about=about, ready=ready_recipes(), default=DEFAULT), end="")
+        return 0
+    recipe = load_recipe([word for word in argv if word != "--print_config"])
+    if "--print_config" in argv:
+        print(to_yaml(recipe), end="")
+        return 0
+    return _pipeline("search", recipe)
+
+
+def _export(argv: Sequence[str]) -> int:
+    return _pipeline("export", _parsed(_study_parser("export"), argv).study)
+
+
+def _sync(argv: Sequence[str]) -> int:
+    parser = _study_parser("sync")
+    parser.add_argument("--uri", help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or the local store)")
+    arguments = _parsed(parser, argv)
+    return _pipeline("sync", arguments.study, arguments.uri)
+
+
+def _ui(argv: Sequence[str]) -> int:
+    parser = _parser("ui")
+    parser.add_argument("--port", type=_port, default=5000, help="port on 127.0.0.1 (default: 5000)")
+    return _pipeline("ui", _parsed(parser, argv).port)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "search": (_search, "Search the batch sizes, learning rates and schedules of a recipe, or go on with the search."),
+    "export": (_export, "Write a study's trials and curves as tables, and its Optuna studies as a database."),
+    "sync": (_sync, "Send to MLflow what of a study is not there yet."),
+    "ui": (_ui, "Open the MLflow UI on the local store."),
+}
+"""Name of a command: what runs it (`pipelines.run_NAME`, once its options are read), and its help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `regatta` with these words, or those of the command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except ValueError as error:
+        for line in str(error).splitlines():
+            print(f"regatta: {line}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_help(), end="")
+        return 0 if words else MISTAKE
+    if words[0] == "--version":
+        print(f"regatta {metadata.version('regatta')}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise ValueError(
+            f"there is no command `{words[0]}`{nearest(words[0], COMMANDS)} Commands: {', '.join(COMMANDS)}."
+        )
+    return COMMANDS[words[0]][0](words[1:])
+
+
+def _help() -> str:
+    rows = [f"  {name:<8} {about}" for name, (_, about) in COMMANDS.items()]
+    lines = [
+        "usage: regatta COMMAND [--OPTION VALUE ...]",
+        "",
+        *rows,
+        "",
+        "`regatta COMMAND --help` lists a command's options; `regatta --version` says which one this is.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _pipeline(command: str, *arguments: object) -> int:
+    code: int = importlib.import_module(f"pipelines.run_{command}").main(*arguments)
+    return code
+
+
+def _parser(command: str) -> _Parser:
+    return _Parser(prog=f"regatta {command}", description=COMMANDS[command][1], allow_abbrev=False)
+
+
+def _parsed(parser: _Parser, argv: Sequence[str]) -> argparse.Namespace:
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        options = [f"--{name}" for name in vars(arguments) if name != "study"]
+        raise ValueError(f"there is no option `{word}`{nearest(word, options)} `{parser.prog} --help` lists them all.")
+    return arguments
+
+
+def _study_parser(command: str) -> _Parser:
+    parser = _parser(command)
+    parser.add_argument("study", nargs="?", help="name of the study (default: the last one)")
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 65535, but got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""`regatta export`: a study's trials as Optuna studies, for `optuna.load_study` and optuna-dashboard."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from pipelines.recipe import from_yaml_text
+from pipelines.run_search import space_of
+from pipelines.state import existing_study
+from search.export import FILE, export
+from tracking.ledger import Ledger
+from tracking.tables import write_tables
+
+
+def main(study: str | None) -> int:
+    """Write `optuna.db`, `trials.csv` and `curves.csv` of a study, the last one if none is named."""
+    folder = existing_study(study)
+    with Ledger.open(folder, create=False) as ledger:
+        recipe = from_yaml_text(ledger.meta("recipe"), f"the recipe of {folder}")
+        added = export(ledger, space_of(recipe), folder)
+    write_tables(folder)
+    Console().print(
+        f"{added} trials added to {folder / FILE}; `optuna-dashboard sqlite:///{folder / FILE}` shows them.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0

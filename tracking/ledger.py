@@ -1,0 +1,357 @@
+"""The ledger: one SQLite file per study that holds what was asked, what came back, and what MLflow already has.
+
+Every commit survives the death of the process (SQLite's write-ahead log); a power cut may take the last few. Values are
+plain JSON; curves may hold NaN and infinities, which Python's `json` writes as `NaN` and `Infinity` and reads back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+FILE = "study.db"
+SCHEMA_VERSION = 1
+PAGE = 4096
+"""Bytes in a page of the file."""
+BUSY_SECONDS = 30.0
+"""How long a commit waits for another connection's."""
+SEARCH_RUN = -1
+"""In place of a trial's number: the run of the search itself, parent of all trials' runs."""
+
+SCHEMA = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY, value TEXT NOT NULL, changed REAL NOT NULL,
+    version INTEGER NOT NULL DEFAULT 1, sent INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE trials (
+    number INTEGER PRIMARY KEY, cell TEXT NOT NULL, idx INTEGER NOT NULL, config TEXT NOT NULL, asked REAL NOT NULL,
+    status TEXT NOT NULL DEFAULT 'RUNNING', result TEXT, UNIQUE (cell, idx)
+);
+CREATE INDEX trials_by_status ON trials (status);
+CREATE TABLE segments (
+    trial INTEGER NOT NULL REFERENCES trials (number), from_step INTEGER NOT NULL, to_step INTEGER NOT NULL,
+    result TEXT NOT NULL, UNIQUE (trial, from_step)
+);
+CREATE TABLE runs (
+    trial INTEGER PRIMARY KEY, run_id TEXT, points INTEGER NOT NULL DEFAULT -1,
+    closed INTEGER NOT NULL DEFAULT 0, creating INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+UNSENT = """
+FROM trials LEFT JOIN runs ON runs.trial = trials.number
+WHERE coalesce(runs.closed, 0) = 0 AND (trials.status != 'RUNNING' OR EXISTS (
+    SELECT 1 FROM segments WHERE segments.trial = trials.number AND segments.to_step > coalesce(runs.points, -1)))
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """How far a trial has got in MLflow."""
+
+    run_id: str | None = None
+    points: int = -1
+    """Every evaluation up to this optimizer step is there; -1: none."""
+    closed: bool = False
+    """The trial has ended and all of it is there."""
+    creating: bool = False
+    """A run may have been made whose id was never learnt: look for its key before making another."""
+
+
+class Note(NamedTuple):
+    """An entry of the ledger's notes, with the version that tells whether MLflow has it."""
+
+    key: str
+    value: Any
+    changed: float
+    """Unix time of the last change."""
+    version: int
+
+
+class Ledger:
+    """One connection to a study's ledger. It belongs to one thread; another thread opens its own."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+
+    @classmethod
+    def open(cls, folder: Path, *, create: bool) -> Ledger:
+        """The ledger in a study's folder.
+
+        Raises:
+            ValueError: if there is none and `create` is false, or if it is damaged, foreign or of a newer version.
+        """
+        path = Path(folder) / FILE
+        if not path.exists():
+            if not create:
+                raise ValueError(f"there must be a ledger at {path}, but there is none. Run `regatta search` first.")
+            _create(path)
+        return cls(path, _connect(path))
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close this connection; closing twice is fine."""
+        self._db.close()
+
+    # -- what the search writes and reads
+
+    def meta(self, key: str, default: Any = None) -> Any:
+        """A note on the study as a whole."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return default if row is None else self._decode(row[0])
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Keep a note on the study as a whole; the same value again changes nothing."""
+        statement = (
+            "INSERT INTO meta (key, value, changed) VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+            "value = excluded.value, changed = excluded.changed, version = version + 1 WHERE value != excluded.value"
+        )
+        with self._transaction():
+            self._db.execute(statement, (key, _encode(value), time.time()))
+
+    def ask(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        """Commit configurations (`TrialConfig.to_json()`) before anything runs: all of them or none."""
+        now = time.time()
+        rows = [(trial["number"], trial["cell"], trial["index"], _encode(trial), now) for trial in trials]
+        with self._transaction():
+            self._db.executemany("INSERT INTO trials (number, cell, idx, config, asked) VALUES (?, ?, ?, ?, ?)", rows)
+
+    def record(self, segment: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> bool:
+        """Commit a `SegmentResult` and, if it ended the trial, its `TrialResult`, together.
+
+        The first result wins: false, and nothing is changed, if this stretch is there or the trial has ended.
+        """
+        values = (segment["trial"], segment["from_step"], segment["to_step"], _encode(segment))
+        with self._transaction():
+            if not self._running(segment["trial"]):
+                return False
+            statement = "INSERT OR IGNORE INTO segments (trial, from_step, to_step, result) VALUES (?, ?, ?, ?)"
+            if self._db.execute(statement, values).rowcount == 0:
+                return False
+            if result is not None:
+                self._end(result)
+            return True
+
+    def finish(self, result: Mapping[str, Any]) -> bool:
+        """End a trial whose last segment brought nothing back; false if it has ended already."""
+        with self._transaction():
+            running = self._running(result["number"])
+            if running:
+                self._end(result)
+            return running
+
+    def restart(self, trial: int) -> None:
+        """Forget the segments of a running trial: its checkpoint is lost, and it starts again."""
+        with self._transaction():
+            if self._running(trial):
+                self._db.execute("DELETE FROM segments WHERE trial = ?", (trial,))
+
+    def trials(self) -> list[dict[str, Any]]:
+        """All trials by number: number, cell, index, config, asked, status and result (None while it runs)."""
+        return list(self._trials("ORDER BY number"))
+
+    def trial(self, number: int) -> dict[str, Any]:
+        """One trial, as in `trials()`."""
+        return next(self._trials("WHERE number = ?", number))
+
+    def segments(self, trial: int) -> list[dict[str, Any]]:
+        """The `SegmentResult`s of one trial, in the order of their steps."""
+        rows = self._db.execute("SELECT result FROM segments WHERE trial = ? ORDER BY from_step", (trial,))
+        return [self._decode(row[0]) for row in rows]
+
+    def changes(self) -> int:
+        """A number that differs from the last one if another connection has committed in between."""
+        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
+    # -- what the way to MLflow writes and reads
+
+    def unsent(self) -> list[int]:
+        """Numbers of the trials of which MLflow lacks something."""
+        return [row[0] for row in self._db.execute(f"SELECT trials.number {UNSENT} ORDER BY trials.number")]
+
+    def unsent_count(self) -> int:
+        """How many trials MLflow lacks something of."""
+        return int(self._db.execute(f"SELECT count(*) {UNSENT}").fetchone()[0])
+
+    def run(self, trial: int) -> RunState:
+        """How far a trial (or `SEARCH_RUN`) has got in MLflow."""
+        row = self._db.execute("SELECT run_id, points, closed, creating FROM runs WHERE trial = ?", (trial,)).fetchone()
+        if row is None:
+            return RunState()
+        return RunState(run_id=row[0], points=row[1], closed=bool(row[2]), creating=bool(row[3]))
+
+    def save_run(self, trial: int, state: RunState) -> None:
+        """Keep how far a trial (or `SEARCH_RUN`) has got in MLflow."""
+        values = (trial, state.run_id, state.points, state.closed, state.creating)
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", values)
+
+    def forget_runs(self) -> None:
+        """Everything has to be sent again: what this MLflow store has of the study is unknown."""
+        with self._transaction():
+            self._db.execute("DELETE FROM runs")
+            self._db.execute("INSERT INTO runs (trial, creating) SELECT number, 1 FROM trials")
+            self._db.execute("UPDATE meta SET sent = 0")
+
+    def unsent_notes(self) -> list[Note]:
+        """Notes that have changed since MLflow was told."""
+        rows = self._db.execute("SELECT key, value, changed, version FROM meta WHERE sent < version ORDER BY key")
+        return [Note(key, self._decode(value), changed, version) for key, value, changed, version in rows]
+
+    def notes_sent(self, notes: Sequence[Note]) -> None:
+        """MLflow has these versions of these notes."""
+        with self._transaction():
+            rows = [(note.version, note.key) for note in notes]
+            self._db.executemany("UPDATE meta SET sent = ? WHERE key = ?", rows)
+
+    # -- within
+
+    def _running(self, trial: int) -> bool:
+        row = self._db.execute("SELECT status FROM trials WHERE number = ?", (trial,)).fetchone()
+        assert row is not None, f"trial {trial} was never asked"
+        return bool(row[0] == "RUNNING")
+
+    def _end(self, result: Mapping[str, Any]) -> None:
+        values = (result["status"], _encode(result), result["number"])
+        self._db.execute("UPDATE trials SET status = ?, result = ? WHERE number = ?", values)
+
+    def _trials(self, which: str, *values: int) -> Iterator[dict[str, Any]]:
+        rows = self._db.execute(f"SELECT number, cell, idx, config, asked, status, result FROM trials {which}", values)
+        for number, cell, index, config, asked, status, result in rows:
+            yield {
+                "number": number,
+                "cell": cell,
+                "index": index,
+                "config": self._decode(config),
+                "asked": asked,
+                "status": status,
+                "result": None if result is None else self._decode(result),
+            }
+
+    def _decode(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(_unreadable(self.path, f"an entry is not JSON: {error}")) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of the block's statements, or none of them."""
+        try:
+            # IMMEDIATE: two writers queue for the file at the start instead of one failing halfway.
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            remedy = "What was committed is safe: see to the disk, then run the same command again."
+            raise OSError(f"the ledger {self.path} cannot be written ({error}). {remedy}") from error
+
+
+@contextmanager
+def driver_lock(folder: Path) -> Iterator[None]:
+    """Be the only driver of a study. The lock goes with the process, however that ends.
+
+    Raises:
+        ValueError: if another driver has it, with its process id and host.
+    """
+    path = Path(folder) / "driver.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{_holder(path)} is running this study. Wait until it has ended, or stop it first."
+            raise ValueError(message) from error
+        file.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "time": time.strftime("%F %T")}, file)
+        file.flush()
+        yield
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']} (since {holder['time']})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"  # it has the lock, but has not written its name yet
+
+
+def _create(path: Path) -> None:
+    """Make an empty ledger elsewhere and move it into place: a file that is there is a whole ledger, or damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        connection = sqlite3.connect(temporary, isolation_level=None)
+        try:
+            connection.execute(f"PRAGMA page_size = {PAGE}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
+            origin = {"id": uuid.uuid4().hex, "created": time.time()}
+            rows = [(key, _encode(value), time.time()) for key, value in origin.items()]
+            connection.executemany("INSERT INTO meta (key, value, changed) VALUES (?, ?, ?)", rows)
+        finally:
+            connection.close()
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection to a ledger that has been looked over (`quick_check` reads every page once: 0.1 s for 100 MB)."""
+    size, log = path.stat().st_size, path.with_name(f"{path.name}-wal")
+    # SQLite fills up a page that is cut short; only a write-ahead log that is still to be replayed accounts for one.
+    if size == 0 or (size % PAGE and not (log.exists() and log.stat().st_size)):
+        raise ValueError(_unreadable(path, f"it ends after {size} bytes"))
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"the ledger {path} must be of version {SCHEMA_VERSION} at most, but it is of version {version}. "
+                "Update Regatta to continue this study."
+            )
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok" or version < SCHEMA_VERSION:
+            raise ValueError(_unreadable(path, verdict if verdict != "ok" else "it is not a ledger of Regatta"))
+        connection.execute("PRAGMA foreign_keys = ON")
+        # In WAL mode a commit survives the process without a flush to the disk for each.
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise ValueError(_unreadable(path, str(error))) from error
+        raise
+    return connection
+
+
+def _unreadable(path: Path, why: str) -> str:
+    remedy = "Restore it from a copy, or move the study's folder away to start anew."
+    return f"the ledger {path} cannot be read ({why}). {remedy}"
+
+
+def _encode(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,345 @@
+"""Where runs are written: the `RunWriter` protocol, MLflow behind it, and one in memory with the same guarantees."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import re
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+KEY = "regatta.key"
+"""The tag by which a run is found again when its id was never learnt."""
+PARENT = "mlflow.parentRunId"
+DESCRIPTION = "mlflow.note.content"
+
+METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 1000, 100, 100
+LONGEST = {"param": 6000, "tag": 8000}
+"""MLflow's limits; a longer text is cut and marked."""
+
+SETTINGS = {
+    # A server that is away must answer so at once: waiting is the business of the writer's thread (MLflow: 4 minutes).
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""MLflow's settings where the user has not set them; MLflow reads them when it is imported or used."""
+
+FINAL_REFUSALS = {
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+"""MLflow's error codes that the same request would meet again."""
+
+
+class MetricPoint(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
+class WriteRefused(ValueError):
+    """The store answered, and will answer the same again: a deleted run, a changed param, an illegal name."""
+
+
+class RunWriter(Protocol):
+    """Writes runs of one experiment, synchronously: what a method has returned from is stored.
+
+    Every method but `open_run` may be repeated with the same arguments and then changes nothing. All raise
+    `ConnectionError` when the store cannot be reached (try again later) and `WriteRefused` when it answers no (trying
+    again is no use).
+    """
+
+    calls: int
+    """Requests made to the store so far."""
+
+    def experiment(self, name: str) -> None:
+        """Make all further runs part of this experiment, which is created if there is none."""
+
+    def find_run(self, key: str) -> str | None:
+        """Id of the run that was opened with this key; None if there is none."""
+
+    def open_run(self, key: str, *, name: str, tags: Mapping[str, str], started_ms: int) -> str:
+        """A new run's id. Interrupted, it may have made one all the same: `find_run` before the next try."""
+
+    def log(
+        self, run_id: str, *, params: Mapping[str, str], tags: Mapping[str, str], points: Sequence[MetricPoint]
+    ) -> None:
+        """Add to a run, ended or not. A param never changes; a tag is overwritten; an equal point is stored once."""
+
+    def close_run(self, run_id: str, status: RunStatus, ended_ms: int) -> None:
+        """Set how a run ended and when; RUNNING opens it again."""
+
+    def artifact(self, run_id: str, name: str, text: str) -> None:
+        """Store a text file with a run, in place of an earlier one of that name."""
+
+    def watch(self, run_id: str) -> None:
+        """Record this machine's processor, memory and GPU use on a run until `close`, or until the run ends."""
+
+    def close(self) -> None:
+        """End what goes on in the background."""
+
+
+def tracking_uri(uri: str | None, home: Path) -> str:
+    """Which store is meant: the configured one, else `MLFLOW_TRACKING_URI`, else a database in the state folder."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_own_database(home)}"
+
+
+def _own_database(home: Path) -> Path:
+    return home.absolute() / "mlflow.db"
+
+
+class MlflowWriter:
+    """Writes to an MLflow store through `MlflowClient` alone: no active run, no global tracking URI."""
+
+    def __init__(self, uri: str | None, home: Path) -> None:
+        """Import MLflow (2 s) and open the store (a new database in `home`: 4 s); meant for a background thread."""
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        self.calls = 0
+        self.uri = tracking_uri(uri, home)
+        self._own = self.uri == f"sqlite:///{_own_database(home)}"
+        self._artifacts = home.absolute() / "mlartifacts"
+        self._experiment_id = ""
+        self._monitor: Any = None
+        # Not at the top of the file: whoever starts a search would wait for it.
+        self._mlflow = importlib.import_module("mlflow")
+        self._entities = importlib.import_module("mlflow.entities")
+        if self._own:
+            _create_database(_own_database(home), self._artifacts)
+        with self._calling(0):
+            self._client = self._mlflow.MlflowClient(self.uri)
+
+    def experiment(self, name: str) -> None:
+        """Look the experiment up, or create it; MLflow's own artifact folder only with a server of the user's."""
+        with self._calling():
+            found = self._client.get_experiment_by_name(name)
+        if found is None:
+            found = self._create_experiment(name)
+        if found.lifecycle_stage != "active":
+            raise WriteRefused(
+                f"the MLflow experiment {name!r} was deleted. Restore it (`mlflow experiments restore "
+                f"-x {found.experiment_id}`), or set another name in `tracking.experiment`."
+            )
+        self._experiment_id = found.experiment_id
+
+    def _create_experiment(self, name: str) -> Any:
+        place = str(self._artifacts) if self._own else None
+        # The UI's page for training; MLflow otherwise asks the user whether it is one for language-model traces.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        try:
+            with self._calling():
+                self._client.create_experiment(name, artifact_location=place, tags=kind)
+        except WriteRefused:
+            pass  # someone else was faster
+        with self._calling():
+            return self._client.get_experiment_by_name(name)
+
+    def find_run(self, key: str) -> str | None:
+        """Search the experiment for the key's tag; deleted runs do not count."""
+        with self._calling():
+            found = self._client.search_runs([self._experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def open_run(self, key: str, *, name: str, tags: Mapping[str, str], started_ms: int) -> str:
+        """`create_run` with explicit experiment, start and tags."""
+        texts = {**_cut("tag", tags), KEY: key}
+        with self._calling():
+            run = self._client.create_run(self._experiment_id, start_time=started_ms, tags=texts, run_name=name)
+        return str(run.info.run_id)
+
+    def log(
+        self, run_id: str, *, params: Mapping[str, str], tags: Mapping[str, str], points: Sequence[MetricPoint]
+    ) -> None:
+        """As few `log_batch` requests as MLflow's limits allow."""
+        metric, param, tag = self._entities.Metric, self._entities.Param, self._entities.RunTag
+        batches = itertools.zip_longest(
+            _chunks([param(key, value) for key, value in _cut("param", params).items()], PARAMS_PER_CALL),
+            _chunks([tag(key, value) for key, value in _cut("tag", tags).items()], TAGS_PER_CALL),
+            # MLflow counts all three kinds together against its limit.
+            _chunks([metric(*point) for point in points], METRICS_PER_CALL - PARAMS_PER_CALL - TAGS_PER_CALL),
+            fillvalue=(),
+        )
+        for some_params, some_tags, some_metrics in batches:
+            with self._calling():
+                self._client.log_batch(
+                    run_id, metrics=some_metrics, params=some_params, tags=some_tags, synchronous=True
+                )
+
+    def close_run(self, run_id: str, status: RunStatus, ended_ms: int) -> None:
+        """`set_terminated`; `update_run` to open it again."""
+        with self._calling():
+            if status == "RUNNING":  # `set_terminated` would give it an end
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status, ended_ms)
+
+    def artifact(self, run_id: str, name: str, text: str) -> None:
+        """`log_text`."""
+        with self._calling():
+            self._client.log_text(run_id, text, name)
+
+    def watch(self, run_id: str) -> None:
+        """MLflow's own monitor, which has a thread and a client of its own."""
+        if self._monitor is None:
+            monitor = importlib.import_module("mlflow.system_metrics.system_metrics_monitor").SystemMetricsMonitor
+            with self._calling():
+                self._monitor = monitor(run_id, resume_logging=True, tracking_uri=self.uri)
+            self._monitor.start()
+
+    def close(self) -> None:
+        """Stop the monitor."""
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
+
+    @contextmanager
+    def _calling(self, requests: int = 1) -> Iterator[None]:
+        """Count a request, and turn MLflow's many exceptions into the two that a `RunWriter` has."""
+        self.calls += requests
+        try:
+            yield
+        except OSError as error:  # files of artifacts; requests' own errors are of this kind too
+            raise ConnectionError(_one_line(error)) from error
+        except self._mlflow.MlflowException as error:
+            sentence = _one_line(error)
+            if error.error_code in FINAL_REFUSALS:
+                raise WriteRefused(sentence) from error
+            raise ConnectionError(sentence) from error
+
+
+def _create_database(path: Path, artifacts: Path) -> None:
+    """Make MLflow's database elsewhere and link it into place: whoever looks finds a whole one or none.
+
+    MLflow migrates a new file in steps for seconds; stopped or met by another process in between, it is left unusable.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".mlflow.{uuid.uuid4().hex[:8]}")
+    store = importlib.import_module("mlflow.store.tracking.sqlalchemy_store").SqlAlchemyStore
+    try:
+        store(f"sqlite:///{temporary}", str(artifacts)).engine.dispose()
+        connection = sqlite3.connect(temporary)
+        try:
+            # Kept in the file: the UI can then read while a search writes, and a commit needs fewer flushes.
+            connection.execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+        os.link(temporary, path)
+    except FileExistsError:
+        pass  # another process has made one meanwhile
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class MemoryRun:
+    """A run as `MemoryWriter` keeps it."""
+
+    name: str
+    started_ms: int
+    tags: dict[str, str]
+    params: dict[str, str] = field(default_factory=dict)
+    points: dict[tuple[Any, ...], MetricPoint] = field(default_factory=dict)
+    """By what makes two points equal; NaN counts as equal to itself."""
+    artifacts: dict[str, str] = field(default_factory=dict)
+    status: RunStatus = "RUNNING"
+    ended_ms: int | None = None
+    watched: bool = False
+
+
+class MemoryWriter:
+    """Keeps runs in memory, under the same guarantees."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.runs: dict[str, MemoryRun] = {}
+        self.experiment_name = ""
+
+    def experiment(self, name: str) -> None:
+        """Remember the name."""
+        self.calls += 1
+        self.experiment_name = name
+
+    def find_run(self, key: str) -> str | None:
+        """Look through all runs."""
+        self.calls += 1
+        return next((run_id for run_id, run in self.runs.items() if run.tags[KEY] == key), None)
+
+    def open_run(self, key: str, *, name: str, tags: Mapping[str, str], started_ms: int) -> str:
+        """A new run in the dictionary."""
+        self.calls += 1
+        run_id = uuid.uuid4().hex
+        self.runs[run_id] = MemoryRun(name, started_ms, {**_cut("tag", tags), KEY: key})
+        return run_id
+
+    def log(
+        self, run_id: str, *, params: Mapping[str, str], tags: Mapping[str, str], points: Sequence[MetricPoint]
+    ) -> None:
+        """Add what is new."""
+        run = self._run(run_id)
+        for key, value in _cut("param", params).items():
+            if run.params.setdefault(key, value) != value:
+                raise WriteRefused(f"the param {key!r} is {run.params[key]!r} and cannot become {value!r}")
+        run.tags |= _cut("tag", tags)
+        run.points |= {(point.key, point.step, point.timestamp_ms, repr(point.value)): point for point in points}
+
+    def close_run(self, run_id: str, status: RunStatus, ended_ms: int) -> None:
+        """Set status and end."""
+        run = self._run(run_id)
+        run.status, run.ended_ms = status, ended_ms if status != "RUNNING" else run.ended_ms
+
+    def artifact(self, run_id: str, name: str, text: str) -> None:
+        """Keep the text."""
+        self._run(run_id).artifacts[name] = text
+
+    def watch(self, run_id: str) -> None:
+        """Note that it was asked for."""
+        self._run(run_id).watched = True
+
+    def close(self) -> None:
+        """Nothing goes on in the background."""
+
+    def _run(self, run_id: str) -> MemoryRun:
+        self.calls += 1
+        if run_id not in self.runs:
+            raise WriteRefused(f"there is no run {run_id!r}")
+        return self.runs[run_id]
+
+
+def legal_name(name: str) -> str:
+    """A name that MLflow takes for a metric or param: word characters, `_-. :` and single slashes, 250 at most."""
+    parts = [part for part in re.sub(r"[^\w.\- :/]", "_", name).split("/") if part.strip(".")]
+    return "/".join(parts)[:250].rstrip("/") or "_"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _cut(kind: str, texts: Mapping[str, str]) -> dict[str, str]:
+    longest, mark = LONGEST[kind], " ... (cut)"
+    return {key: text if len(text) <= longest else text[: longest - len(mark)] + mark for key, text in texts.items()}
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,40 @@
+"""A study as two CSV files, for a spreadsheet or a data frame: `trials.csv` and `curves.csv`."""
+
+from __future__ import annotations
+
+import csv
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tracking import query
+
+TRIAL_COLUMNS = ("number", "cell", "index", "phase", "status", "reason", *query.TOTALS, *query.TO_TARGET)
+CURVE_COLUMNS = ("trial", *query.POINT_FIRST)
+
+
+def write_tables(folder: Path) -> tuple[Path, Path]:
+    """Write both tables into a study's folder, each whole or not at all. Floats read back equal to the last bit."""
+    trials, curves = Path(folder) / "trials.csv", Path(folder) / "curves.csv"
+    _write(trials, query.trials(folder), TRIAL_COLUMNS)
+    _write(curves, query.curves(folder), CURVE_COLUMNS)
+    return trials, curves
+
+
+def columns(rows: Iterable[Mapping[str, Any]], first: Sequence[str]) -> list[str]:
+    """The fixed columns, then the others by name: independent of which trial came back first."""
+    return [*first, *sorted({name for row in rows for name in row} - set(first))]
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns(rows, first), restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
