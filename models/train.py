@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -179,6 +180,7 @@ def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -
         reload_dataloaders_every_n_epochs=1 if config.schedule == "batch_growth" else 0,
         callbacks=[lightning_callback(conductor, tree)],
         plugins=[checkpoint_plugin(conductor, tree), one_process(tree)],
+        profiler=silent_profiler(tree),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -187,6 +189,13 @@ def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -
         use_distributed_sampler=False,
         default_root_dir=tempfile.gettempdir(),
     )
+
+
+def silent_profiler(tree: ModuleType) -> Any:
+    """A profiler that does nothing, faster than Lightning's own, which opens a new context around every hook."""
+    nothing = contextlib.nullcontext()
+    methods = {"profile": lambda self, action_name: nothing}
+    return type("SilentProfiler", (tree.profilers.PassThroughProfiler,), methods)()
 
 
 def one_process(tree: ModuleType) -> Any:

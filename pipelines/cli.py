@@ -119,14 +119,14 @@ def _parsed(parser: _Parser, argv: Sequence[str]) -> argparse.Namespace:
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         word = unknown[0].partition("=")[0]
-        options = [f"--{name}" for name in vars(arguments) if name != "study"]
-        raise ValueError(f"there is no option `{word}`{nearest(word, options)} `{parser.prog} --help` lists them all.")
+        near = nearest(word, [f"--{name}" for name in vars(arguments)])
+        raise ValueError(f"there is no option `{word}`{near} `{parser.prog} --help` lists them all.")
     return arguments
 
 
 def _study_parser(command: str) -> _Parser:
     parser = _parser(command)
-    parser.add_argument("study", nargs="?", help="name of the study (default: the last one)")
+    parser.add_argument("--study", help="name of the study (default: the last one)")
     return parser
 
 

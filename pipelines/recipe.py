@@ -14,7 +14,7 @@ from pipelines import rules
 from pipelines.options import parse
 from pipelines.overrides import apply
 from pipelines.recipe_file import DEFAULT, RecipeError, draft_of, error_of, read_config
-from pipelines.schema import build
+from pipelines.schema import build, shown
 from pipelines.yaml_source import BAD, Draft, Mistake, write_yaml
 from search.config import ClusterConfig, SearchConfig
 from tracking.config import TrackingConfig
@@ -22,6 +22,7 @@ from tracking.config import TrackingConfig
 __all__ = ["Recipe", "RecipeError", "from_yaml_text", "load_recipe", "to_yaml"]
 
 _STAND_INS = {"name": "unnamed", "model": {"class_path": "a.Model"}, "data": {"class_path": "a.Data"}}
+_AXES = ("optimizers", "schedules")
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -110,7 +111,7 @@ def _normalise(values: dict[str, Any]) -> None:
     search = values.get("search")
     if not isinstance(search, dict):
         return
-    for axis in ("optimizers", "schedules"):
+    for axis in _AXES:
         named = search.get(axis)
         if isinstance(named, list) and all(isinstance(name, str) for name in named) and len(set(named)) == len(named):
             search[axis] = {name: {} for name in named}
@@ -120,6 +121,7 @@ def _normalise(values: dict[str, Any]) -> None:
 
 def _finish(draft: Draft, *, more: Sequence[Mistake] = ()) -> Recipe:
     """The recipe of a draft, or all its mistakes."""
+    _refuse_unnamed(draft)
     recipe = build(Recipe, draft.values, "", draft.report)
     if recipe is BAD:
         # Its rules are checked all the same, with something neutral in place of what is missing.
@@ -139,6 +141,16 @@ def _finish(draft: Draft, *, more: Sequence[Mistake] = ()) -> Recipe:
         raise error_of(mistakes)
     assert isinstance(recipe, Recipe), "a draft without mistakes is a recipe"
     return recipe
+
+
+def _refuse_unnamed(draft: Draft) -> None:
+    """Report axes of the grid that are no names, in the words of both forms that they may have."""
+    search = draft.values.get("search")
+    for axis in _AXES if isinstance(search, dict) else ():
+        if axis in search and search[axis] is not BAD and not isinstance(search[axis], dict):
+            rule = "must be a list of different names, or a mapping of names to their arguments"
+            draft.report(f"search.{axis}", f"`search.{axis}` {rule}, but got {shown(search[axis])}.")
+            search[axis] = BAD
 
 
 def _fits(name: str, value: Any) -> bool:

@@ -31,6 +31,8 @@ _FLOAT = re.compile(
     |[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$""",
     re.X,
 )
+_DEEPEST = 100
+"""Levels of nesting: far more than a recipe has, and few enough to be copied and written by recursion."""
 _NOT_READ = ("int", "float", "timestamp", "merge", "value")
 
 
@@ -144,6 +146,8 @@ class _Reader:
         if id(node) in self.seen:
             self.draft.report(name, f"`{name}` must not be an alias (`*...`) of a value above. Write it out.")
             return BAD
+        if name.count(".") > _DEEPEST:
+            return self._wrong(node, name, "this is nested too deeply to be read.")
         self.draft.places.setdefault(name, self.place(node.start_mark.line + 1))
         self.seen.add(id(node))
         if node.tag == "tag:yaml.org,2002:map" and isinstance(node, yaml.MappingNode):

@@ -96,11 +96,13 @@ MISTAKES = [
     (["search", "--config"], "--config: a value must follow"),
     (["search", "--config", "text"], "pipelines/recipes/text.yaml:15: `data.init_args.path` must be a UTF-8 text file"),
     (["search", "--config=smoke", "--study", "../x"], "--study: `study` must be 1 to 64 lower-case letters"),
-    (["export", "a", "b"], "there is no option `b`. `regatta export --help` lists them all."),
+    (["export", "a"], "there is no option `a`. `regatta export --help` lists them all."),
     (["sync", "--url", "x"], "there is no option `--url`; did you mean `--uri`? `regatta sync --help` lists them all."),
     (["ui", "--port", "x"], "argument --port: must be a whole number from 1 to 65535, but got 'x'."),
     (["ui", "--port", "70000"], "argument --port: must be a whole number from 1 to 65535, but got '70000'."),
     (["export"], "there must be a study in "),
+    (["export", "--study", "digits"], "there must be a study in "),
+    (["sync", "--stduy", "x"], "there is no option `--stduy`; did you mean `--study`?"),
 ]
 
 

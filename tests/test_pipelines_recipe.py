@@ -100,7 +100,12 @@ ADDED = [
     ("training: {precision: 32}", 7, "`training.precision` must be one of 32-true,"),
     ("search: {batch_sizes: 16}", 7, "`search.batch_sizes` must be a list such as [16, 32], but got 16."),
     ("search:\n  batch_sizes:\n  - 16\n  - x", 10, "`search.batch_sizes.1` must be a whole number, but got 'x'."),
-    ("search: {optimizers: sgd}", 7, "`search.optimizers` must be a mapping, but got 'sgd'."),
+    (
+        "search: {optimizers: sgd}",
+        7,
+        "`search.optimizers` must be a list of different names, or a mapping of names to ",
+    ),
+    ("search: {schedules: [wsd, wsd]}", 7, "`search.schedules` must be a list of different names,"),
     ("search: {optimizers: {sgd: 3}}", 7, "`search.optimizers.sgd` must be a mapping, but got 3."),
     (
         "search: {parameters: {training.warmup: 3}}",
@@ -204,6 +209,7 @@ WHOLE = [
     ("just text", "r.yaml: the recipe must be a mapping such as `name: mine`, but it is no mapping."),
     ("name: x\n---\nname: y\n", "r.yaml:2: this is not YAML: but found another document."),
     ("[" * 5000, "r.yaml:1: this is nested too deeply to be read."),
+    (SOUND.replace("64", "[" * 200 + "]" * 200), "r.yaml:5: this is nested too deeply to be read."),
     ("name: \x07", "r.yaml:1: this is not YAML: special characters are not allowed."),
     (SOUND.replace("name: sound\n", ""), "r.yaml: `name` is missing."),
     (SOUND.replace("name: sound", "name: Sound"), "r.yaml:1: `name` must be 1 to 64 lower-case letters"),

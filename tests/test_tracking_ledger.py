@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tracking_rows import complete, point, result, segment, study, trial
 
 from search.trial import TrialResult
-from tracking_rows import complete, point, result, segment, study, trial
 from tracking.ledger import FILE, SCHEMA_VERSION, SEARCH_RUN, Ledger, RunState, driver_lock
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
 
 
 def test_what_was_asked_and_what_came_back_is_read_back(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ with Ledger.open(Path(sys.argv[1]), create=True) as ledger:
 
 def test_a_killed_writer_leaves_every_acknowledged_commit(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    writer = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     with writer.stdout:
         while int(writer.stdout.readline()) < 50:
@@ -207,7 +207,7 @@ with Ledger.open(Path(sys.argv[1]), create=False) as ledger:
 def test_a_full_disk_is_said_and_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     study(tmp_path, 1).close()
     command = [sys.executable, "-c", FILLER, str(tmp_path)]
-    filler = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    filler = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     assert "OSError: the ledger" in filler.stderr
     assert "cannot be written" in filler.stderr
     last = int(filler.stdout.split()[-1])
@@ -290,7 +290,7 @@ def test_a_second_driver_is_refused_with_the_firsts_process_id_and_host(tmp_path
     code = "import sys, pathlib; from tracking.ledger import driver_lock\n"
     code += "with driver_lock(pathlib.Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
     first = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(tmp_path)], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert first.stdin is not None and first.stdout is not None
     with first.stdin, first.stdout:
@@ -308,6 +308,5 @@ def test_a_second_driver_is_refused_with_the_firsts_process_id_and_host(tmp_path
 def test_a_lock_without_a_readable_holder_still_refuses(tmp_path: Path) -> None:
     with driver_lock(tmp_path):
         (tmp_path / "driver.lock").write_text("")
-        with pytest.raises(ValueError, match="another process is running this study"):
-            with driver_lock(tmp_path):
-                raise AssertionError("two drivers")
+        with pytest.raises(ValueError, match="another process is running this study"), driver_lock(tmp_path):
+            raise AssertionError("two drivers")

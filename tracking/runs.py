@@ -118,7 +118,7 @@ class MlflowWriter:
         self.uri = tracking_uri(uri, home)
         self._own = self.uri == f"sqlite:///{_own_database(home)}"
         self._artifacts = home.absolute() / "mlartifacts"
-        self._experiment_id = ""
+        self.experiment_id = ""
         self._monitor: Any = None
         # Not at the top of the file: whoever starts a search would wait for it.
         self._mlflow = importlib.import_module("mlflow")
@@ -139,7 +139,7 @@ class MlflowWriter:
                 f"the MLflow experiment {name!r} was deleted. Restore it (`mlflow experiments restore "
                 f"-x {found.experiment_id}`), or set another name in `tracking.experiment`."
             )
-        self._experiment_id = found.experiment_id
+        self.experiment_id = found.experiment_id
 
     def _create_experiment(self, name: str) -> Any:
         place = str(self._artifacts) if self._own else None
@@ -156,14 +156,14 @@ class MlflowWriter:
     def find_run(self, key: str) -> str | None:
         """Search the experiment for the key's tag; deleted runs do not count."""
         with self._calling():
-            found = self._client.search_runs([self._experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+            found = self._client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
         return found[0].info.run_id if found else None
 
     def open_run(self, key: str, *, name: str, tags: Mapping[str, str], started_ms: int) -> str:
         """`create_run` with explicit experiment, start and tags."""
         texts = {**_cut("tag", tags), KEY: key}
         with self._calling():
-            run = self._client.create_run(self._experiment_id, start_time=started_ms, tags=texts, run_name=name)
+            run = self._client.create_run(self.experiment_id, start_time=started_ms, tags=texts, run_name=name)
         return str(run.info.run_id)
 
     def log(
