@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -30,6 +30,7 @@ from search.study import Study
 from tracking.ledger import Ledger, driver_lock
 from tracking.sync import Sync
 from tracking.tables import write_tables
+from tracking.view import experiment_tags
 
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
 WIDTH = 120
@@ -144,9 +145,16 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ledger.set_meta("metrics", asdict(recipe.metrics))
         ledger.set_meta("recipe", to_yaml(recipe))
         ledger.set_meta("tags", study_tags())
+        ledger.set_meta("view", view(recipe))
         ledger.set_meta("status", "RUNNING")
         write(folder / "recipe.yaml", to_yaml(recipe))
         yield ledger
+
+
+def view(recipe: Recipe, others: Sequence[str] = ()) -> dict[str, str]:
+    """How the study's runs first look in the MLflow UI."""
+    metrics = recipe.metrics
+    return experiment_tags(minimize=metrics.direction == "min", others=others)
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
@@ -224,6 +232,7 @@ def conclude(session: Session) -> None:
     for sentence in said:
         console.print(escape(sentence), highlight=False)
     session.ledger.set_meta("description", results.description(study, said))
+    session.ledger.set_meta("view", view(session.recipe, results.other_metrics(study.ranking(), study.space.metrics)))
     session.ledger.set_meta("results", results.figures(study))
     session.ledger.set_meta("artifact:trials.csv", (folder / "trials.csv").read_text(encoding="utf-8"))
     session.ledger.set_meta("status", "KILLED" if session.interrupts else "FINISHED")

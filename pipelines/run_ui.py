@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from rich.console import Console
 
 from pipelines.state import home
+from tracking.view import VIEW_KEY
 
 HOST = "127.0.0.1"
 START_SECONDS = 60
@@ -32,20 +35,35 @@ def main(port: int) -> int:
     if not chosen:
         chosen = free_port()
         Console().print(f"port {port} is taken, so the UI is on {chosen}", highlight=False)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(chosen)]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(chosen), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(home() / "mlartifacts")]
     # Without its job runner the server is up in half the time, with 2 processes instead of 10.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        if wait_for(chosen, server):
-            Console().print(f"MLflow UI: http://{HOST}:{chosen}  (Ctrl-C ends it)", highlight=False, soft_wrap=True)
-        return server.wait()
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        server.terminate()
-        server.wait()
+    log = home() / "mlflow-server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            if wait_for(chosen, server):
+                Console().print(f"MLflow UI: http://{HOST}:{chosen}{page(store)}", highlight=False, soft_wrap=True)
+                Console().print("Ctrl-C ends it", style="dim")
+            code = server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            server.terminate()
+            server.wait()
+    if code:
+        Console().print(
+            f"the MLflow server ended with exit code {code}; {log} says why", highlight=False, soft_wrap=True
+        )
+    return code
+
+
+def page(store: Path) -> str:
+    """The page of the latest search's runs, with the columns and the order that it chose; the front page if unknown."""
+    with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as database:
+        latest = database.execute("SELECT experiment_id FROM runs ORDER BY start_time DESC LIMIT 1").fetchone()
+    return f"/#/experiments/{latest[0]}/runs?viewStateShareKey={VIEW_KEY}" if latest else ""
 
 
 def is_free(port: int) -> bool:

@@ -81,9 +81,9 @@ def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
                 yield _checked(client, paths=paths, threads=None)
         else:
             workers = _local_workers(config)
-            cores = os.cpu_count() or 1
+            threads = max(1, cores_allowed() // len(workers))
             with _local(workers, dashboard=config.dashboard) as cluster, Client(cluster) as client:
-                yield _checked(client, paths=paths, threads=max(1, cores // len(workers)))
+                yield _checked(client, paths=paths, threads=threads)
 
 
 def _remote(address: str) -> Client:
@@ -100,7 +100,7 @@ def gpus() -> list[str]:
     """The GPUs that may be used: those of CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists (torch is not asked)."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu.strip() and gpu.strip() != "-1"]
+        return [gpu for gpu in map(str.strip, visible.split(",")) if gpu not in ("", "-1")]
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

@@ -20,6 +20,8 @@ IN_FLIGHT = 2
 
 _stop = threading.Event()
 """Set in a worker process when running segments should end at their next step."""
+_training = threading.Lock()
+"""A worker may have several threads, but torch's random generators belong to the process: one training at a time."""
 
 
 class Executor(Protocol):
@@ -68,8 +70,9 @@ def find(function: str) -> Any:
 
 def run_segments(function: str, payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What a worker does: plain JSON values in and out, so that nothing of a user's is ever pickled."""
-    train = find(function)
-    return [train(Segment.from_json(payload), stop=_stop.is_set).to_json() for payload in payloads]
+    with _training:
+        train = find(function)
+        return [train(Segment.from_json(payload), stop=_stop.is_set).to_json() for payload in payloads]
 
 
 def set_stop(value: bool) -> None:
@@ -174,13 +177,13 @@ class DaskExecutor:
             return []
         while not self._done.empty():
             keys.append(self._done.get())
-        finished = [self._running.pop(key) for key in keys]
-        gathered = self._client.gather([future for future, _ in finished if future.status == "finished"], errors="skip")
-        values = iter(gathered)
+        finished = {key: self._running.pop(key) for key in keys}
+        # A result whose worker has died since is computed again meanwhile; None: it failed, then or now.
+        gathered = self._client.gather({key: future for key, (future, _) in finished.items()}, errors="skip")
         results: list[SegmentResult] = []
-        for future, segments in finished:
-            if future.status == "finished":
-                results.extend(SegmentResult.from_json(value) for value in next(values))
+        for key, (future, segments) in finished.items():
+            if gathered[key] is not None:
+                results.extend(SegmentResult.from_json(value) for value in gathered[key])
             else:
                 reason = _reason(future)
                 results.extend(failed(segment, reason) for segment in segments)

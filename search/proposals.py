@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -16,50 +16,62 @@ from search.space import value_at
 
 DRAWS = 64
 """Points drawn for every configuration wanted, before a space is taken to have no more different ones."""
+BLOCK = 64
+"""Points of a Sobol sequence drawn at a time; a power of two keeps it balanced."""
+
+Point = dict[str, Any]
 
 
-def quasi_random(ranges: Mapping[str, RangeConfig], *, count: int, seed: int) -> list[dict[str, Any]]:
+def quasi_random(
+    ranges: Mapping[str, RangeConfig], *, count: int, seed: int, known: Collection[str] = ()
+) -> list[Point]:
     """The first `count` different points of one scrambled Sobol sequence (Sobol 1967, Owen 1998), mapped to the ranges.
 
     One sequence, seeded once: fresh samplers for every point would be no more even than random ones. A longer list
-    begins with the shorter one. Fewer than `count` come back when the space has no more.
+    begins with the shorter one. Fewer than `count` come back when the space has no more that are not `known`.
     """
     if not ranges:
         return [{}]
+    return different(_sobol(ranges, seed), ranges, count=count, known=known)
+
+
+def _sobol(ranges: Mapping[str, RangeConfig], seed: int) -> Iterator[Point]:
     sequence = qmc.Sobol(d=len(ranges), scramble=True, rng=seed)
-    points: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    drawn, block = 0, max(1, math.ceil(math.log2(count)))
-    while len(points) < count and drawn < DRAWS * count:
-        # Blocks of powers of two keep the sequence balanced, and every longer draw begins with the shorter one.
-        rows = sequence.random(2**block)
-        drawn += len(rows)
-        for row in rows:
-            point = {name: value_at(extent, float(u)) for (name, extent), u in zip(ranges.items(), row, strict=True)}
-            if repr(point) not in seen:
-                seen.add(repr(point))
-                points.append(point)
-    return points[:count]
+    while True:
+        for row in sequence.random(BLOCK):
+            yield {name: value_at(extent, float(u)) for (name, extent), u in zip(ranges.items(), row, strict=True)}
 
 
-def refined(
-    told: Sequence[FrozenTrial], ranges: Mapping[str, RangeConfig], *, count: int, seed: int, maximize: bool
-) -> list[dict[str, Any]]:
-    """`count` different configurations proposed by Optuna's TPE from the results of a cell: from the set, not their order."""
+def proposed(
+    told: Sequence[FrozenTrial], ranges: Mapping[str, RangeConfig], *, seed: int, maximize: bool
+) -> Iterator[Point]:
+    """Points proposed by Optuna's TPE from the results of a cell, without end: from the set of them, not their order."""
     space = distributions(ranges)
     sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=seed % 2**32)
     study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
     study.add_trials(told)
-    seen = {repr({name: trial.params[name] for name in ranges}) for trial in told}
-    points: list[dict[str, Any]] = []
-    for _ in range(DRAWS * count):
-        if len(points) == count or not ranges:
+    while True:
+        yield dict(study.ask(space).params)
+
+
+def identity(params: Mapping[str, Any], ranges: Mapping[str, RangeConfig]) -> str:
+    """What two trials of a cell have in common if they sampled the same."""
+    return repr([params[name] for name in ranges])
+
+
+def different(
+    points: Iterator[Point], ranges: Mapping[str, RangeConfig], *, count: int, known: Collection[str]
+) -> list[Point]:
+    """The first `count` points that differ from each other and are not `known`; fewer when hardly any more come."""
+    seen = set(known)
+    found: list[Point] = []
+    for point in islice(points, DRAWS * count):
+        if identity(point, ranges) not in seen:
+            seen.add(identity(point, ranges))
+            found.append(point)
+        if len(found) == count:
             break
-        point = dict(study.ask(space).params)
-        if repr(point) not in seen:
-            seen.add(repr(point))
-            points.append(point)
-    return points
+    return found
 
 
 def distributions(ranges: Mapping[str, RangeConfig]) -> dict[str, BaseDistribution]:

@@ -149,7 +149,8 @@ def value_at(extent: RangeConfig, u: float) -> Any:
     if extent.log:
         low, high = (extent.low - 0.5, extent.high + 0.5) if extent.is_integer else (extent.low, extent.high)
         value = math.exp(math.log(low) + u * (math.log(high) - math.log(low)))
-        return min(max(round(value), extent.low), extent.high) if extent.is_integer else value
+        # Rounding may lead out of the range, and Optuna refuses a trial outside of its own.
+        return min(max(round(value) if extent.is_integer else value, extent.low), extent.high)
     if step is None:
         return extent.low + u * (extent.high - extent.low)
     count = round((extent.high - extent.low) / step) + 1

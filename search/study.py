@@ -35,7 +35,7 @@ class CellStudy:
 
     def count(self, phase: Phase) -> int:
         """Trials asked in a phase."""
-        return sum(trial.phase == phase for trial in self.asked)
+        return len(self._asked(phase))
 
     @property
     def waiting(self) -> bool:
@@ -47,15 +47,24 @@ class CellStudy:
         """Trials that this cell will have had when it is done, as far as is known now."""
         if self.closed:
             return len(self.asked)
-        total = len(self.explorations()) + self.count("extend") + max(self.space.search.refine, self.count("refine"))
+        total = len(self.explorations()) + self.count("extend") + self._planned_refinements()
         return max(total, len(self.asked))
+
+    def _planned_refinements(self) -> int:
+        if self._refinements is not None:
+            return len(self._refinements)
+        return max(self.space.search.refine if self.cell.ranges else 0, self.count("refine"))
 
     def explorations(self) -> list[dict[str, Any]]:
         """The quasi-random configurations of this cell."""
         if self._explorations is None:
             search = self.space.search
             self._explorations = proposals.quasi_random(
-                self.cell.ranges, count=search.trials, seed=derive(search.seed, self.cell.name, "explore")
+                self.cell.ranges,
+                count=search.trials,
+                seed=derive(search.seed, self.cell.name, "explore"),
+                # When `trials` has been raised, what was refined before may be what would come next.
+                known=self._known("refine"),
             )
         return self._explorations
 
@@ -106,16 +115,29 @@ class CellStudy:
 
     def refinements(self) -> list[dict[str, Any]]:
         """Configurations around the best, all proposed at once from the results of the quasi-random trials."""
-        if self._refinements is None and self.space.search.refine:
-            search = self.space.search
-            self._refinements = proposals.refined(
-                [trial for trial, config in zip(self.frozen(), self.ended(), strict=True) if config.phase != "refine"],
-                self.ranges(),
-                count=search.refine,
-                seed=derive(search.seed, self.cell.name, "refine"),
-                maximize=self.space.metrics.direction == "max",
-            )
-        return self._refinements or []
+        if self._refinements is None:
+            ranges = self.ranges()
+            earlier = [{name: trial.params[name] for name in ranges} for trial in self._asked("refine")]
+            lacking = self.space.search.refine - len(earlier)
+            later = self._proposed(ranges, lacking) if ranges and lacking > 0 else []
+            self._refinements = [*earlier, *later]
+        return self._refinements
+
+    def _proposed(self, ranges: dict[str, RangeConfig], count: int) -> list[dict[str, Any]]:
+        told = [trial for trial, config in zip(self.frozen(), self.ended(), strict=True) if config.phase != "refine"]
+        points = proposals.proposed(
+            told,
+            ranges,
+            seed=derive(self.space.search.seed, self.cell.name, "refine"),
+            maximize=self.space.metrics.direction == "max",
+        )
+        return proposals.different(points, ranges, count=count, known=self._known("explore", "extend", "refine"))
+
+    def _known(self, *phases: Phase) -> set[str]:
+        return {proposals.identity(trial.params, self.cell.ranges) for trial in self._asked(*phases)}
+
+    def _asked(self, *phases: Phase) -> list[TrialConfig]:
+        return [trial for trial in self.asked if trial.phase in phases]
 
     def ranges(self) -> dict[str, RangeConfig]:
         """The ranges, with the extension where there is one."""

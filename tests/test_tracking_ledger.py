@@ -296,9 +296,9 @@ def test_a_second_driver_is_refused_with_the_firsts_process_id_and_host(tmp_path
     with first.stdin, first.stdout:
         assert first.stdout.readline() == "mine\n"
         host = json.loads((tmp_path / "driver.lock").read_text())["host"]
-        with pytest.raises(ValueError, match=rf"process {first.pid} on {host} .*is running this study"):
-            with driver_lock(tmp_path):
-                raise AssertionError("two drivers")
+        refusal = rf"process {first.pid} on {host} .*is running this study"
+        with pytest.raises(ValueError, match=refusal), driver_lock(tmp_path):
+            raise AssertionError("two drivers")
         first.kill()
         first.wait()
     with driver_lock(tmp_path):

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import sqlite3
+import textwrap
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,11 +26,15 @@ METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 1000, 100, 100
 LONGEST = {"param": 6000, "tag": 8000}
 """MLflow's limits; a longer text is cut and marked."""
 
+LONGEST_MESSAGE = 400
+"""Characters of an error that are passed on; SQLAlchemy's quote whole statements."""
+
 SETTINGS = {
     # A server that is away must answer so at once: waiting is the business of the writer's thread (MLflow: 4 minutes).
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # Whatever it logs as an error it also raises, and a traceback would be drawn into the display of the search.
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
@@ -73,6 +78,9 @@ class RunWriter(Protocol):
 
     def experiment(self, name: str) -> None:
         """Make all further runs part of this experiment, which is created if there is none."""
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the experiment, in place of earlier ones."""
 
     def find_run(self, key: str) -> str | None:
         """Id of the run that was opened with this key; None if there is none."""
@@ -152,6 +160,12 @@ class MlflowWriter:
             pass  # someone else was faster
         with self._calling():
             return self._client.get_experiment_by_name(name)
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """One request for each."""
+        for key, value in tags.items():
+            with self._calling():
+                self._client.set_experiment_tag(self.experiment_id, key, value)
 
     def find_run(self, key: str) -> str | None:
         """Search the experiment for the key's tag; deleted runs do not count."""
@@ -274,11 +288,17 @@ class MemoryWriter:
         self.calls = 0
         self.runs: dict[str, MemoryRun] = {}
         self.experiment_name = ""
+        self.experiment_tags: dict[str, str] = {}
 
     def experiment(self, name: str) -> None:
         """Remember the name."""
         self.calls += 1
         self.experiment_name = name
+
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Remember the tags."""
+        self.calls += 1
+        self.experiment_tags |= tags
 
     def find_run(self, key: str) -> str | None:
         """Look through all runs."""
@@ -333,7 +353,7 @@ def legal_name(name: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return textwrap.shorten(str(error), LONGEST_MESSAGE, placeholder=" ...")
 
 
 def _cut(kind: str, texts: Mapping[str, str]) -> dict[str, str]:

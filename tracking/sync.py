@@ -41,7 +41,7 @@ class Projection:
     """Brings one MLflow store up to one ledger. What it read in the ledger it never contradicts in MLflow.
 
     Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `description` (Markdown), `recipe`
-    (YAML text), `artifact:<file name>` (text), `results` (name to number) and `status` (RUNNING, FINISHED, ...) of the
+    (YAML text), `artifact:<file name>` (text), `results` (name to number), `view` (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the
     search's own run.
     """
 
@@ -105,6 +105,9 @@ class Projection:
         if status is not None and status.value == "RUNNING":
             self._writer.close_run(parent, "RUNNING", round(1000 * status.changed))
             self._ledger.notes_sent([status])
+        if "view" in notes:
+            self._writer.tag_experiment(notes["view"].value)
+            self._ledger.notes_sent([notes["view"]])
         sent = [notes[key] for key in ("tags", "description", "results") if key in notes]
         if sent:
             tags = self._study_tags() if "tags" in notes else {}
