@@ -1,4 +1,4 @@
-"""Checkpoints as single files: written whole or not at all, read only if their digest is right, and never running code."""
+"""Checkpoints as single files: written whole or not at all, read only with the right digest, never running code."""
 
 from __future__ import annotations
 

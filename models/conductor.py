@@ -1,4 +1,4 @@
-"""What happens around the steps of a segment: rates, evaluations, divergence, pauses and checkpoints, by Lightning's hooks."""
+"""What happens around a segment's steps, by Lightning's hooks: rates, evaluations, divergence, pauses, checkpoints."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Conductor:
         self._random: dict[str, Any] | None = None
         self._save_after_step = False
         self._save_after_epoch = False
+        self._batches_done = 0
 
     # What goes on in the next segment
 
@@ -53,6 +54,7 @@ class Conductor:
         return {
             "step": self.step,
             "recorder": self.recorder.state_dict(),
+            "batches_done": self._batches_done,
             "plateau": self._plateau.state() if self._plateau else {},
             "plateau_factor": self._plateau_factor,
             "random": rng.capture(),
@@ -62,6 +64,9 @@ class Conductor:
         """Go on from what `state_dict` gave."""
         self.step = self._evaluated = state["step"]
         self.recorder.load_state_dict(state["recorder"])
+        self._batches_done = state["batches_done"]
+        if isinstance(self.loader, OrderedLoader):
+            self.loader.skip(self._batches_done)
         if self._plateau:
             self._plateau.load(state["plateau"])
         self._plateau_factor = state["plateau_factor"]
@@ -142,9 +147,11 @@ class Conductor:
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """Write the checkpoint of a pause between two epochs: behind the validation, where resuming is exact."""
-        if self._save_after_epoch:
-            # On resuming, Lightning finishes the epoch but leaves out this update: the metrics that it needs are gone.
+        if trainer.fit_loop.epoch_loop._num_ready_batches_reached() and (self._save_after_epoch or self._batches_done):
+            # In an epoch that it has resumed, Lightning leaves out this update of the module's own scheduler.
             trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+        self._batches_done = 0
+        if self._save_after_epoch:
             self.save(trainer)
 
     # What the hooks are made of
@@ -189,12 +196,13 @@ class Conductor:
         )
 
     def _may_pause(self, batches_left: int) -> bool:
-        """In mid-epoch only with our own order, and never at an evaluation: the checkpoint would not know its outcome."""
+        """In mid-epoch only with our own order, never at an evaluation: the checkpoint would not know its outcome."""
         return not batches_left or (isinstance(self.loader, OrderedLoader) and self.step not in self._points)
 
     def _pause(self, trainer: Any, batches_left: int) -> None:
         self.status = "PAUSED"
         self._save_after_step, self._save_after_epoch = bool(batches_left), not batches_left
+        self._batches_done = trainer.num_training_batches - batches_left if batches_left else 0
         trainer.should_stop = True
 
     def save(self, trainer: Any) -> None:
@@ -206,11 +214,14 @@ class Conductor:
 
 
 def lightning_callback(conductor: Conductor, tree: ModuleType) -> Any:
-    """The conductor as a Callback of one of the two Lightnings, each of which takes only its own."""
+    """The conductor as a Callback of one of the two Lightnings, each of which takes only its own.
+
+    A `Checkpoint`, since the hooks of such at the end of an epoch come behind those of the module.
+    """
     hooks = {name: getattr(conductor, name) for name in dir(Conductor) if name.startswith("on_")}
     hooks |= {name: getattr(conductor, name) for name in ("state_dict", "load_state_dict")}
     functions = {name: staticmethod(hook) for name, hook in hooks.items()}
-    return type(STATE_KEY, (tree.Callback,), functions)()
+    return type(STATE_KEY, (tree.callbacks.Checkpoint,), functions)()
 
 
 def checkpoint_plugin(conductor: Conductor, tree: ModuleType) -> Any:

@@ -1,4 +1,4 @@
-"""The configuration of training: what a recipe says of model, data, budget and metrics, and the flat `TrainConfig` of one trial."""
+"""The configuration of training: what a recipe says of it, and the flat `TrainConfig` of one trial."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class MetricsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """Everything that changes the result of one training: plain JSON values, so that equal configurations train equal models."""
+    """Everything that changes the result of one training, as plain JSON values: equal ones train equal models."""
 
     model: Mapping[str, Any]
     """`{class_path, init_args}` of the LightningModule."""

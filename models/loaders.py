@@ -1,4 +1,4 @@
-"""Training batches in an order that depends on (seed, epoch) alone, from memory when the data fits, resumable in mid-epoch."""
+"""Training batches in an order from (seed, epoch) alone, from memory when the data fits, resumable in mid-epoch."""
 
 from __future__ import annotations
 
@@ -122,8 +122,9 @@ class BatchList:
 class OrderedLoader:
     """An iterable of batches for Lightning; every `iter` is one epoch of `current_epoch`.
 
-    The order is a permutation from (seed, epoch), the same for every batch size. `state_dict` holds the batches already
-    handed out in the epoch, so that Lightning resumes it in mid-epoch.
+    The order is a permutation from (seed, epoch), the same for every batch size. An epoch that was broken off goes on
+    after `skip`. (Not by the `state_dict` that Lightning would use: it forgets it once a module has asked the Trainer for
+    `estimated_stepping_batches`.)
     """
 
     order = "own"
@@ -138,7 +139,6 @@ class OrderedLoader:
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.current_epoch: Callable[[], int] = lambda: 0
-        self._done = 0
         self._skip = 0
 
     def _batch_size(self) -> int:
@@ -155,23 +155,16 @@ class OrderedLoader:
         order = permutation(self.examples, self.seed, epoch) if self.shuffle else torch.arange(self.examples)
         skip, self._skip = self._skip, 0
         batches = list(order.split(self._batch_size()))[: len(self)][skip:]
-        self._done = skip
-        for batch in self.source.epoch(batches, seed=derive(self.seed, epoch, "items")):
-            self._done += 1
-            yield batch
+        yield from self.source.epoch(batches, seed=derive(self.seed, epoch, "items"))
 
     def examples_in(self, batch: Any, batch_index: int) -> int:
         """Examples in a batch of this epoch, whatever it looks like."""
         size = self._batch_size()
         return min(size, self.examples - batch_index * size)
 
-    def state_dict(self) -> dict[str, int]:
-        """Batches handed out in this epoch."""
-        return {"done": self._done}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next epoch begin behind these batches."""
-        self._skip = state["done"]
+    def skip(self, batches: int) -> None:
+        """Let the next epoch begin behind so many batches."""
+        self._skip = batches
 
 
 class ForeignLoader:

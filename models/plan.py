@@ -1,4 +1,4 @@
-"""The plan of one training, from its configuration and the size of its training set: steps, evaluations, rates, batch sizes."""
+"""The plan of one training, from its configuration and its data's size: steps, evaluations, rates, batch sizes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Plan:
 
 
 def steps_in_epoch(examples: int, batch_size: int, *, accumulate: int, drop_last: bool) -> int:
-    """Optimizer steps of one pass: Lightning steps once more at the end of an epoch if batches are left to accumulate."""
+    """Optimizer steps of one pass: at the end of an epoch, Lightning steps with what has been accumulated so far."""
     micro = batch_size // accumulate
     batches = examples // micro if drop_last else math.ceil(examples / micro)
     return math.ceil(batches / accumulate)
@@ -55,7 +55,7 @@ def plan_training(config: TrainConfig, *, examples: int, drop_last: bool, steps_
     )
     if first < 1:
         raise ConfigError(
-            f"`batch_size` must leave at least one step in an epoch of {examples} examples, but got {config.batch_size}."
+            f"`batch_size` must leave a step in an epoch of {examples} examples, but got {config.batch_size}. Lower it."
         )
     epochs = max(config.epochs, math.ceil(config.min_steps / first))
     batch_sizes, steps = [config.batch_size] * epochs, [first] * epochs
@@ -79,5 +79,5 @@ def plan_training(config: TrainConfig, *, examples: int, drop_last: bool, steps_
 
 
 def evaluation_steps(total: int, count: int) -> tuple[int, ...]:
-    """Steps after which to evaluate: `count` of them, as evenly spaced as whole steps allow, the last one at the end."""
+    """Steps after which to evaluate: `count` of them, as evenly spaced as whole steps allow, the last at the end."""
     return tuple(sorted({max(1, round(total * k / count)) for k in range(1, count + 1)}))

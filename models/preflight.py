@@ -1,4 +1,4 @@
-"""What can be checked of a recipe only with the user's classes in hand: run once, on one worker, before the first trial."""
+"""What can be checked of a recipe only with the user's classes in hand: once, on one worker, before the first trial."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Status = Literal["PAUSED", "COMPLETE", "DIVERGED", "OOM", "FAILED"]
 """How a segment ended. PAUSED: the trial goes on from the checkpoint. FAILED carries its reason."""
 
 Point = dict[str, float]
-"""One evaluation: step, examples, epoch, seconds, learning_rate, gradient_norm, batch_size, train_loss and what the module logged."""
+"""One evaluation: the `AXES` below, and what the module logged."""
 
 AXES = ("step", "examples", "epoch", "seconds", "learning_rate", "batch_size", "gradient_norm", "train_loss")
 """The keys of a `Point` that Regatta itself writes; every other key is a metric that the module logged."""
@@ -60,7 +60,7 @@ class SegmentResult:
     """Optimizer steps of the whole training; 0 if it never got to know."""
     status: Status
     reason: str = ""
-    """Why it ended, where the status alone does not say: `user_error`, `lost_worker`, ..., then a colon and the detail."""
+    """Why it ended, where the status alone does not say: `user_error`, `lost_worker`, ..., a colon, the detail."""
     curve: Sequence[Point] = ()
     """Evaluations made in this segment, in order of their steps."""
     checkpoint: str | None = None

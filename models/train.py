@@ -46,7 +46,7 @@ def train_segment(segment: Segment, *, stop: Callable[[], bool] = lambda: False)
             # Lightning has turned Ctrl-C into an exit, and made the process deaf to the next one.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise error.__context__ from None
-        run.failed(RuntimeError(f"the code called sys.exit({error.code!r})"))
+        run.failed(RuntimeError(f"the code called sys.exit({error.code!r})").with_traceback(error.__traceback__))
     return run.result()
 
 
@@ -78,7 +78,6 @@ class _Run:
         )
         self.conductor = conductor = Conductor(self.segment, plan, loader, recorder)
         conductor.stop = self.stop
-        module = build_module(config, data)
         trainer = build_trainer(config, tree, conductor)
         data.datamodule.trainer = trainer  # Its transfer hooks may ask whether this is training.
         loader.current_epoch = lambda: trainer.current_epoch
@@ -89,6 +88,7 @@ class _Run:
             # Advice for people at a screen (number of DataLoader workers, tensor cores, ...), once per trial.
             warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\.")
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
+            module = build_module(config, data)
             trainer.fit(module, loader, data.val_loaders, ckpt_path=self.segment.checkpoint)
             recorder.stop_clock()
             if conductor.status == "COMPLETE":
@@ -168,7 +168,7 @@ def build_optimizer(config: TrainConfig, module: Any) -> torch.optim.Optimizer:
 
 
 def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -> Any:
-    """A Trainer without all that costs time: no sanity check, bar, summary, logger or checkpoints of its own."""
+    """A Trainer without all that costs time: no sanity check, bar, summary or logger; the only checkpoints are ours."""
     return tree.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -182,7 +182,6 @@ def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -
         plugins=[checkpoint_plugin(conductor, tree), one_process(tree)],
         profiler=silent_profiler(tree),
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

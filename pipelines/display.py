@@ -55,13 +55,14 @@ class Display:
             return
         self._shown_at = time.monotonic()
         if self._live is None:
-            self._console.print(self.headline(race), highlight=False, soft_wrap=True)
+            self._console.print(self.headline(race), highlight=False, markup=False, soft_wrap=True)
         else:
             self._live.update(self._picture(race), refresh=True)
 
     def headline(self, race: Race) -> str:
         """One line: how far, how many of which kind, how fast, and for how long yet."""
-        counts = Counter(result.status for study in race.study.cells.values() for result in study.results.values())
+        results = [result for study in race.study.cells.values() for result in study.results.values()]
+        counts: Counter[str] = Counter(result.status for result in results)
         done = counts.total()
         elapsed = max(1e-9, time.monotonic() - self._started)
         rate = (examples_done(race) - (self._examples_before or 0)) / elapsed

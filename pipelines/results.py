@@ -127,7 +127,8 @@ def best_yaml(study: Study, *, name: str, versions: dict[str, Any]) -> str:
         "checkpoint": result.checkpoint,
         "versions": versions,
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def description(study: Study, said: Sequence[str]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +36,7 @@ from tracking.tables import write_tables
 from tracking.view import experiment_tags
 
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
+FILES = ("trials.csv", "curves.csv", "recipe.yaml", "best.yaml")
 WIDTH = 120
 """Columns where there is no terminal."""
 CHANGEABLE = ("trials", "refine", "extend", "keep_checkpoints", "segment_seconds")
@@ -73,7 +77,7 @@ def main(recipe: Recipe) -> int:
             console.print(f"[red]the search cannot go on:[/] {escape(str(failure))}", soft_wrap=True)
         finally:
             write_tables(folder)
-        conclude(session)
+        conclude(session, complete=code == 0 and not interrupts)
         settle(session)
         return interrupts.exit_code or code
 
@@ -85,9 +89,9 @@ def run(session: Session) -> int:
     # Where the user stands is where their modules are found, as with `python script.py`.
     with connected(recipe.cluster, paths=[os.getcwd()]) as client:
         executor = DaskExecutor(client)
-        facts = preflight(executor, study)
         race = Race(study, executor, session.ledger, str(session.folder / "checkpoints"))
         race.restore()
+        facts = preflight(executor, study)
         introduce(session, facts, dashboard=dashboard_address(client) if recipe.cluster.dashboard else None)
         with Display(console, note=lambda: note(session)) as display:
             race.run(stopping=lambda: bool(session.interrupts), watch=display.watch)
@@ -96,18 +100,18 @@ def run(session: Session) -> int:
 
 
 def preflight(executor: Executor, study: Study) -> dict[str, Any]:
-    """Let one worker build the data and the model at every batch size.
+    """Let one worker build the data and the model at every batch size, and with every optimizer and schedule.
 
     Raises:
         ValueError: with one sentence for every mistake that only the user's classes could show.
     """
-    cells = {
-        (study.cell.batch_size, study.cell.optimizer, study.cell.schedule): study for study in study.cells.values()
-    }
-    configs = []
-    for cell in {key[0]: value for key, value in cells.items()}.values():
-        points = cell.explorations()
-        configs.append(cell.space.train_config(cell.cell, points[0], index=0).to_json())
+    cells = list(study.cells.values())
+    sizes = {cell.cell.batch_size: cell for cell in cells}
+    kinds = {(cell.cell.optimizer, cell.cell.schedule): cell for cell in cells}
+    chosen = {cell.cell.name: cell for cell in (*sizes.values(), *kinds.values())}
+    configs = [
+        cell.space.train_config(cell.cell, cell.explorations()[0], index=0).to_json() for cell in chosen.values()
+    ]
     facts: dict[str, Any] = executor.call("models.preflight.check", configs)
     if facts["mistakes"]:
         raise ValueError("\n".join(facts["mistakes"]))
@@ -137,7 +141,7 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
     with driver_lock(folder), Ledger.open(folder, create=True) as ledger:
         space = fingerprint(recipe)
         before = ledger.meta("space")
-        if before is not None and before != space:
+        if before not in (None, space) and not ledger.withdraw():
             raise ValueError("\n".join(differences(before, space, folder)))
         ledger.set_meta("space", space)
         ledger.set_meta("study", folder.name)
@@ -148,7 +152,11 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ledger.set_meta("view", view(recipe))
         ledger.set_meta("status", "RUNNING")
         write(folder / "recipe.yaml", to_yaml(recipe))
-        yield ledger
+        try:
+            yield ledger
+        except BaseException:
+            ledger.set_meta("status", "FAILED")
+            raise
 
 
 def view(recipe: Recipe, others: Sequence[str] = ()) -> dict[str, str]:
@@ -161,7 +169,9 @@ def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What must stay the same for a study to go on."""
     search = {name: value for name, value in asdict(recipe.search).items() if name not in CHANGEABLE}
     parts = {name: asdict(getattr(recipe, name)) for name in ("model", "data", "training", "metrics")}
-    return {**parts, "search": search}
+    # As it comes back from the ledger: lists, not tuples.
+    same: dict[str, Any] = json.loads(json.dumps({**parts, "search": search}))
+    return same
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], folder: Path, where: str = "") -> Iterator[str]:
@@ -180,8 +190,9 @@ def differences(before: dict[str, Any], now: dict[str, Any], folder: Path, where
 def study_tags() -> dict[str, str]:
     """Versions of everything that matters, and the git commit of the folder that the user works in."""
     versions = {f"version.{name}": metadata.version(name) for name in VERSIONS}
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    commit = {"git_commit": git.stdout.strip()} if git.returncode == 0 else {}
+    git = shutil.which("git")
+    head = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False) if git else None
+    commit = {"git_commit": head.stdout.strip()} if head and head.returncode == 0 else {}
     return {**versions, "version.python": sys.version.split()[0], **commit}
 
 
@@ -222,7 +233,7 @@ def introduce(session: Session, facts: dict[str, Any], *, dashboard: str | None)
         console.print(f"Dask: {dashboard}", highlight=False, soft_wrap=True)
 
 
-def conclude(session: Session) -> None:
+def conclude(session: Session, *, complete: bool) -> None:
     """Write the study's files, and print the table, what it says, and what to do next."""
     study, folder, console = session.study, session.folder, session.console
     said = results.sentences(study)
@@ -235,13 +246,12 @@ def conclude(session: Session) -> None:
     session.ledger.set_meta("view", view(session.recipe, results.other_metrics(study.ranking(), study.space.metrics)))
     session.ledger.set_meta("results", results.figures(study))
     session.ledger.set_meta("artifact:trials.csv", (folder / "trials.csv").read_text(encoding="utf-8"))
-    session.ledger.set_meta("status", "KILLED" if session.interrupts else "FINISHED")
-    console.print(
-        f"\nwritten to {folder}: trials.csv, curves.csv, recipe.yaml, best.yaml", highlight=False, soft_wrap=True
-    )
-    again = f"regatta search --config {folder / 'recipe.yaml'}"
-    if session.interrupts:
-        console.print(f"interrupted; to go on: [bold]{again}[/]", highlight=False, soft_wrap=True)
+    session.ledger.set_meta("status", "FINISHED" if complete else "KILLED" if session.interrupts else "FAILED")
+    written = [name for name in FILES if (folder / name).exists()]
+    console.print(escape(f"\nwritten to {folder}: {', '.join(written)}"), highlight=False, soft_wrap=True)
+    again = escape(f"regatta search --config {shlex.quote(str(folder / 'recipe.yaml'))}")
+    if not complete:
+        console.print(f"to go on: [bold]{again}[/]", highlight=False, soft_wrap=True)
         return
     console.print("next:", highlight=False)
     for command, purpose in (

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 
+from pipelines.recipe import from_yaml_text
 from pipelines.state import existing_study, home
-from tracking.sync import Sync
+from tracking.ledger import Ledger, driver_lock
+from tracking.runs import MlflowWriter, WriteRefused
+from tracking.sync import push
 
 
 def main(study: str | None, uri: str | None) -> int:
-    """Bring MLflow up to a study's ledger, the last study's if none is named."""
+    """Bring MLflow up to a study's ledger, the last study's if none is named; returns the exit code.
+
+    Raises:
+        ValueError: if there is no such study, or if it is being searched now.
+    """
     folder, console = existing_study(study), Console()
-    sync = Sync(folder, uri=uri, home=home())
-    sync.start()
-    try:
-        with console.status(f"sending {folder.name} to MLflow"):
-            complete = sync.drain(None)
-    finally:
-        sync.close()
-    problem = sync.problem()
-    if not complete:
-        console.print(f"not everything arrived: {escape(problem or 'unknown')}", highlight=False, soft_wrap=True)
+    # A search sends its own results; two at it would make two runs of one trial.
+    with driver_lock(folder), Ledger.open(folder, create=False) as ledger:
+        recipe = from_yaml_text(ledger.meta("recipe"), f"the recipe of {folder}")
+        try:
+            with console.status(f"sending {folder.name} to MLflow"):
+                refused = push(ledger, MlflowWriter(uri or recipe.tracking.uri, home()))
+        except (ConnectionError, WriteRefused) as error:
+            refused = {-1: " ".join(str(error).split())}
+    if refused:
+        reason = next(iter(refused.values()))
+        console.print(f"not everything arrived: {reason}", highlight=False, markup=False, soft_wrap=True)
         return 1
     console.print(f"MLflow has everything of {folder.name}", highlight=False)
     return 0

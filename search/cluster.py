@@ -1,4 +1,4 @@
-"""A Dask client for a search: workers of this machine or of a running scheduler, each looked at before the first task."""
+"""A Dask client for a search: workers of this machine or of a running scheduler, each checked before its first task."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = {
 }
 WORKER = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.ERROR}
 
-# Evaluated by every worker with nothing but the standard library: a worker that cannot import our packages still answers.
+# Evaluated by every worker, with the standard library alone: one that cannot import our packages still answers.
 FACTS = """(lambda util, metadata, pathlib, hashlib: (lambda spec: {
     "models": getattr(spec, "origin", None),
     "digest": next((
@@ -173,7 +173,7 @@ def differences(worker: str, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"worker {worker} must have Regatta installed, but it has no package `models`. Install the project there."
     elif found["digest"] != ours:
         yield (
-            f"worker {worker} must have the package `models` of this version of Regatta, but it finds {found['models']}. "
+            f"worker {worker} must have this version of Regatta, but its package `models` is {found['models']}. "
             "Remove that from its path, or install this version there."
         )
     for name in PACKAGES:

@@ -71,7 +71,7 @@ class LearningRateConfig:
     """Where to look for the learning rate of each batch size: around a centre that a rule moves, or between bounds."""
 
     rule: Literal["linear", "sqrt", "none", "absolute"] | None = None
-    """How the centre moves with the batch size; null: the optimizer's own (linear for sgd, sqrt for the adaptive ones)."""
+    """How the centre moves with the batch size; null: the optimizer's own (linear for sgd, sqrt for the others)."""
     centre: float | None = None
     """Middle of the range at `reference_batch_size`; null: the optimizer's own."""
     reference_batch_size: int = 64
@@ -133,19 +133,22 @@ class SearchConfig:
 
     def mistakes(self) -> Iterator[str]:
         """Yield one sentence for every rule broken; names are relative to this object."""
+        yield from self._mistakes_of_batch_sizes()
         for name, least in (("trials", 1), ("refine", 0), ("seed", 0), ("keep_checkpoints", 1)):
             if getattr(self, name) < least:
                 yield f"`{name}` must be at least {least}, but got {getattr(self, name)}."
         for name in ("batch_sizes", "optimizers", "schedules"):
             if not getattr(self, name):
                 yield f"`{name}` must have at least one entry, but it is empty."
+        if not 0 < self.segment_seconds < float("inf"):
+            yield f"`segment_seconds` must be greater than 0, but got {self.segment_seconds}."
+
+    def _mistakes_of_batch_sizes(self) -> Iterator[str]:
         for size in self.batch_sizes:
             if size < 1:
                 yield f"`batch_sizes` must be at least 1, but got {size}."
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
             yield f"`batch_sizes` must differ from each other, but got {list(self.batch_sizes)}."
-        if not 0 < self.segment_seconds < float("inf"):
-            yield f"`segment_seconds` must be greater than 0, but got {self.segment_seconds}."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

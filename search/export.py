@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 
@@ -34,7 +34,7 @@ def export(ledger: Ledger, space: SearchSpace, folder: Path) -> int:
 
 
 def _export_cell(storage: Any, cell: CellStudy, name: str) -> int:
-    direction = "maximize" if cell.space.metrics.direction == "max" else "minimize"
+    direction: Literal["minimize", "maximize"] = "maximize" if cell.space.metrics.direction == "max" else "minimize"
     target = optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
     written = {trial.user_attrs["number"] for trial in target.get_trials(deepcopy=False)}
     new = [trial for trial in cell.frozen() if trial.user_attrs["number"] not in written]

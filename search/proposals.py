@@ -1,4 +1,4 @@
-"""Where the configurations of a cell come from: a scrambled Sobol sequence first, then Optuna's sampler around what was good."""
+"""Where a cell's configurations come from: a scrambled Sobol sequence, then Optuna's sampler around what was good."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _sobol(ranges: Mapping[str, RangeConfig], seed: int) -> Iterator[Point]:
 def proposed(
     told: Sequence[FrozenTrial], ranges: Mapping[str, RangeConfig], *, seed: int, maximize: bool
 ) -> Iterator[Point]:
-    """Points proposed by Optuna's TPE from the results of a cell, without end: from the set of them, not their order."""
+    """Points proposed by Optuna's TPE from a cell's results, without end: from the set of them, not their order."""
     space = distributions(ranges)
     sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=seed % 2**32)
     study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
@@ -99,7 +99,7 @@ def frozen(
 ) -> FrozenTrial:
     """A finished trial as Optuna keeps it.
 
-    A trial without a comparable value is never given a made-up one: diverged and out of memory are PRUNED, the rest FAIL.
+    A trial without a comparable value never gets a made-up one: diverged and out of memory are PRUNED, the rest FAIL.
     """
     state = {"COMPLETE": TrialState.COMPLETE, "FAILED": TrialState.FAIL, "TIMEOUT": TrialState.FAIL}.get(
         status, TrialState.PRUNED

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from models.segment import Segment, SegmentResult
-from search.checkpoints import discard
+from search.checkpoints import discard, sweep
 from search.executors import Executor
 from search.study import Study
 from search.trial import TrialConfig, TrialResult, summarise
@@ -132,7 +131,8 @@ class Race:
         if kind != "checkpoint":
             return segment
         self.ledger.restart(segment.trial)
-        del self.segments[segment.trial]
+        self.segments.pop(segment.trial, None)
+        discard(segment.checkpoint)
         return self.first_segment(self.trials[segment.trial])
 
     def finish(self, last: SegmentResult) -> None:
@@ -140,15 +140,20 @@ class Race:
         trial = self.trials[last.trial]
         earlier = self.segments.pop(last.trial, [])
         result = summarise(trial.number, [*earlier, last], self.study.space.metrics)
-        kept = {best.number for best in self.study.top(self.study.space.search.keep_checkpoints)}
+        kept = {best.number for best in self.study.top(self.keep)}
         self.ledger.record(last.to_json(), result.to_json())
         self.study.tell(trial, result)
-        now_kept = {best.number for best in self.study.top(self.study.space.search.keep_checkpoints)}
+        now_kept = {best.number for best in self.study.top(self.keep)}
         if earlier:
             discard(earlier[-1].checkpoint)
         for number in (kept | {trial.number}) - now_kept:
             discard(self.checkpoint_of(number))
         self.count_failures(result)
+
+    @property
+    def keep(self) -> int:
+        """How many finished trials keep their checkpoint."""
+        return self.study.space.search.keep_checkpoints
 
     def checkpoint_of(self, number: int) -> str | None:
         """The final checkpoint of a finished trial."""
@@ -171,10 +176,13 @@ class Race:
         for trial, result in zip(trials, results, strict=True):
             if result is None and trial.cell in self.study.cells:
                 self.resume(trial)
+        # A driver that was killed has left what it had not yet heard of, or not yet removed.
+        ends = [segment.checkpoint for segment in self.waiting]
+        sweep(self.folder, keep=[*ends, *(best.checkpoint for best in self.study.top(self.keep))])
 
     def resume(self, trial: TrialConfig) -> None:
         """Put a trial that had not ended back in line."""
-        done: list[Mapping[str, Any]] = self.ledger.segments(trial.number)
+        done = self.ledger.segments(trial.number)
         self.segments[trial.number] = [SegmentResult.from_json(segment) for segment in done]
         if done:
             self.waiting.append(self.next_segment(trial, self.segments[trial.number][-1]))

@@ -1,4 +1,4 @@
-"""The search space: the grid of cells, the ranges sampled in each, and the way from a point of a cell to a `TrainConfig`."""
+"""The search space: the grid of cells, the ranges sampled in each, and the way from a point to a `TrainConfig`."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _round(value: float) -> float:
 
 
 def value_at(extent: RangeConfig, u: float) -> Any:
-    """The value at a point u in [0, 1) of a range: the inverse of its uniform (or log-uniform) distribution function."""
+    """The value at a point u in [0, 1) of a range: the inverse of its (log-)uniform distribution function."""
     if extent.values is not None:
         return list(extent.values)[min(int(u * len(extent.values)), len(extent.values) - 1)]
     assert extent.low is not None and extent.high is not None, "a range without values has bounds"

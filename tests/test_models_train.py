@@ -319,7 +319,7 @@ def test_seconds_go_on_from_segment_to_segment(tmp_path: Path, monkeypatch: pyte
 
 FAILURES: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "Fails", "model_args": {"how": "nan"}}, "DIVERGED", "diverged: the training loss is nan at step 10"),
-    ({"learning_rate": 1e4, "model_args": {"dropout": 0.0}}, "DIVERGED", "diverged: the training loss is"),
+    ({"learning_rate": 1e4}, "DIVERGED", "diverged: "),
     ({"model": "Fails", "model_args": {"how": "gpu"}}, "OOM", "oom_gpu: CUDA out of memory"),
     ({"model": "Fails", "model_args": {"how": "host"}}, "OOM", "oom_host: out of memory"),
     ({"model": "Fails"}, "FAILED", "user_error: RuntimeError: the user's own mistake"),

@@ -165,6 +165,16 @@ class Ledger:
             if self._running(trial):
                 self._db.execute("DELETE FROM segments WHERE trial = ?", (trial,))
 
+    def withdraw(self) -> bool:
+        """Forget all trials if none has brought anything back yet, so that others can be asked; false if one has."""
+        with self._transaction():
+            ended = "SELECT EXISTS (SELECT 1 FROM segments) OR EXISTS (SELECT 1 FROM trials WHERE status != 'RUNNING')"
+            if self._db.execute(ended).fetchone()[0]:
+                return False
+            self._db.execute("DELETE FROM trials")
+            self._db.execute("DELETE FROM runs WHERE trial != ?", (SEARCH_RUN,))
+            return True
+
     def trials(self) -> list[dict[str, Any]]:
         """All trials by number: number, cell, index, config, asked, status and result (None while it runs)."""
         return list(self._trials("ORDER BY number"))

@@ -41,8 +41,8 @@ class Projection:
     """Brings one MLflow store up to one ledger. What it read in the ledger it never contradicts in MLflow.
 
     Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `description` (Markdown), `recipe`
-    (YAML text), `artifact:<file name>` (text), `results` (name to number), `view` (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the
-    search's own run.
+    (YAML text), `artifact:<file name>` (text), `results` (name to number), `view` (tags of the experiment) and `status`
+    (RUNNING, FINISHED, ...) of the search's own run.
     """
 
     def __init__(self, ledger: Ledger, writer: RunWriter, *, watch: bool = False) -> None:
