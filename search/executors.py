@@ -123,7 +123,10 @@ class SerialExecutor:
             return []
         segments = self._waiting.popleft()
         payloads = [segment.to_json() for segment in segments]
-        return [SegmentResult.from_json(result) for result in run_segments(self._function, payloads)]
+        try:
+            return [SegmentResult.from_json(result) for result in run_segments(self._function, payloads)]
+        except Exception as error:  # As on a worker: what the function did not turn into a value itself.
+            return [failed(segment, f"lost_worker: {type(error).__name__}: {error}") for segment in segments]
 
     def call(self, function: str, payload: Any) -> Any:
         """Call it here."""
