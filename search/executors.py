@@ -147,7 +147,7 @@ class DaskExecutor:
     def __init__(self, client: Client, function: str = TRAIN) -> None:
         self._client = client
         self._function = function
-        self._running: dict[str, tuple[Future, Sequence[Segment]]] = {}
+        self._running: dict[str, tuple[Future[Any], Sequence[Segment]]] = {}
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._submitted = 0
         self._slots = len(client.scheduler_info(n_workers=-1)["workers"])
@@ -209,7 +209,7 @@ def _call(function: str, payload: Any) -> Any:
     return find(function)(payload)
 
 
-def _reason(future: Future) -> str:
+def _reason(future: Future[Any]) -> str:
     error = future.exception() if future.status == "error" else None
     if isinstance(error, KilledWorker):
         return f"lost_worker: two workers died while they ran it, the last one at {error.last_worker.address}"

@@ -1,4 +1,4 @@
-"""What several tests of the search share: small spaces, results made from a trial's parameters, and stand-in trainings."""
+"""What several tests of the search share: small spaces, results made from parameters, and stand-in trainings."""
 
 from __future__ import annotations
 

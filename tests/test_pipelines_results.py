@@ -110,7 +110,11 @@ def test_a_target_that_nobody_reached_is_said_to_be_so() -> None:
 
 
 def test_fewest_examples_and_fewest_steps_may_be_two_trials() -> None:
-    hits = [{"value": 0.1, "hit": (1.0, 640, 10)}, {"value": 0.2}, {"value": 0.3, "hit": (2.0, 1280, 5)}]
+    hits: list[dict[str, Any]] = [
+        {"value": 0.1, "hit": (1.0, 640, 10)},
+        {"value": 0.2},
+        {"value": 0.3, "hit": (2.0, 1280, 5)},
+    ]
     new = study(space(metrics=TARGET), *hits)
     assert [trial.train.batch_size for trial in new.trials()] == [64, 64, 256]
     sentence = results.sentences(new)[1]

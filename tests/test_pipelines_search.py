@@ -122,7 +122,7 @@ def test_a_search_writes_its_files(searched: tuple[Path, str]) -> None:
     curves = table(folder / "curves.csv")
     assert Counter(row["trial"] for row in curves) == Counter({"0": 2, "1": 2, "2": 2, "3": 2})
     assert all(float(row["val_loss"]) > 0 and float(row["seconds"]) > 0 for row in curves)
-    best = yaml.safe_load((folder / "best.yaml").read_text())
+    best: dict[str, Any] = yaml.safe_load((folder / "best.yaml").read_text())
     assert best["objective"]["value"] == min(float(row["value"]) for row in trials)
     assert Path(best["checkpoint"]).is_file()
     assert len(list((folder / "checkpoints").iterdir())) == 3
@@ -253,7 +253,7 @@ def test_a_driver_killed_again_and_again_ends_with_exact_counts(tmp_path: Path, 
     assert {status for (status,) in _mlflow(home, "SELECT status FROM runs")} == {"FINISHED"}
 
 
-LONG = [*TINY, "--training.epochs", "200", "--search.segment_seconds", "60"]
+LONG = [*TINY, "--training.epochs", "50", "--search.segment_seconds", "60"]
 
 
 def _running(process: subprocess.Popen[str], home: Path) -> list[psutil.Process]:
@@ -262,7 +262,8 @@ def _running(process: subprocess.Popen[str], home: Path) -> list[psutil.Process]
     while time.monotonic() < end and process.poll() is None:
         if (home / "smoke" / "study.db").exists() and rows(home / "smoke"):
             time.sleep(1.5)
-            return psutil.Process(process.pid).children(recursive=True)
+            workers: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+            return workers
         time.sleep(0.1)
     raise AssertionError(process.communicate())
 

@@ -1,4 +1,4 @@
-"""Every executor gives back each segment once, whatever happens to it; the cluster is ours alone and survives its workers."""
+"""Every executor gives back each segment once, whatever happens; the cluster is ours alone and outlives its workers."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tracking.ledger import Ledger
 
 
 def judge(trial: TrialConfig) -> TrialResult:
-    """Trials whose best lies beyond the lower edge; one diverged, one failed, one out of memory at the largest batch."""
+    """Results whose best lies beyond the lower edge; one trial of each cell diverged, and one failed."""
     if trial.index == 2:
         return result_of(trial, status="DIVERGED", value=None)
     if trial.index == 3:

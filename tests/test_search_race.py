@@ -1,4 +1,4 @@
-"""The race: nothing runs before the ledger has it, nothing ends twice, and a search goes on from wherever it was left."""
+"""The race: nothing runs before the ledger has it, nothing ends twice, and it goes on from wherever it was left."""
 
 from __future__ import annotations
 

@@ -118,14 +118,17 @@ def _point_metrics(point: Row, timestamp_ms: int, batch_size: int) -> Iterator[M
 
 
 def summary(result: Row) -> list[MetricPoint]:
-    """What a whole trial came to, as `result/...`: the columns of MLflow's table of runs."""
+    """What a whole trial came to, as `result/...`: the columns of MLflow's table of runs.
+
+    All at step 0: what has that step alone is drawn as bars, one for each run, instead of as a line with one point.
+    """
     values = {name: result[name] for name in TOTALS if result[name] is not None}
     values |= {f"best_{name}": value for name, value in result["best"].items() if name not in AXES}
     values |= {f"final_{name}": value for name, value in result["final"].items() if name not in ("step", *AXES)}
     values |= {TO_TARGET[name]: value for name, value in (result["hit"] or {}).items() if name in TO_TARGET}
-    timestamp_ms, step = round(1000 * result["ended"]), int(result["steps"])
+    timestamp_ms = round(1000 * result["ended"])
     return [
-        MetricPoint(legal_name(f"result/{name}"), _plottable(value), timestamp_ms, step)
+        MetricPoint(legal_name(f"result/{name}"), _plottable(value), timestamp_ms, 0)
         for name, value in values.items()
     ]
 
