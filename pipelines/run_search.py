@@ -148,7 +148,8 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ledger.set_meta("experiment", recipe.tracking.experiment or recipe.name)
         ledger.set_meta("metrics", asdict(recipe.metrics))
         ledger.set_meta("recipe", to_yaml(recipe))
-        ledger.set_meta("tags", study_tags())
+        ledger.set_meta("params", space)
+        ledger.set_meta("tags", {**versions(), "mlflow.source.name": "regatta search"})
         ledger.set_meta("view", view(recipe))
         ledger.set_meta("status", "RUNNING")
         write(folder / "recipe.yaml", to_yaml(recipe))
@@ -187,13 +188,12 @@ def differences(before: dict[str, Any], now: dict[str, Any], folder: Path, where
             )
 
 
-def study_tags() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of everything that matters, and the git commit of the folder that the user works in."""
-    versions = {f"version.{name}": metadata.version(name) for name in VERSIONS}
-    git = shutil.which("git")
-    head = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False) if git else None
-    commit = {"git_commit": head.stdout.strip()} if head and head.returncode == 0 else {}
-    return {**versions, "version.python": sys.version.split()[0], **commit}
+    found = {f"version.{name}": metadata.version(name) for name in VERSIONS}
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = {"git_commit": git.stdout.strip()} if git.returncode == 0 else {}
+    return {**found, "version.python": sys.version.split()[0], **commit}
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def conclude(session: Session, *, complete: bool) -> None:
     study, folder, console = session.study, session.folder, session.console
     said = results.sentences(study)
     if study.ranking():
-        write(folder / "best.yaml", results.best_yaml(study, name=folder.name, versions=study_tags()))
+        write(folder / "best.yaml", results.best_yaml(study, name=folder.name, versions=versions()))
         console.print(results.table(study))
     for sentence in said:
         console.print(escape(sentence), highlight=False)

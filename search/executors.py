@@ -198,7 +198,8 @@ class DaskExecutor:
 
     def request_stop(self) -> None:
         """Raise the flag in every worker process."""
-        self._client.run(set_stop, True)
+        # A worker that is dying just now needs no flag.
+        self._client.run(set_stop, True, on_error="ignore")
 
     def lost(self) -> str | None:
         """Whether the scheduler is gone."""

@@ -225,7 +225,7 @@ def test_more_trials_go_on_where_the_search_ended(searched: tuple[Path, str], tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_a_driver_killed_again_and_again_ends_with_exact_counts(tmp_path: Path, seed: int) -> None:
     home, moments = tmp_path / "home", random.Random(seed)
     words = [*TINY, "--search.trials", "12", "--search.refine", "1", "--training.epochs", "6", "--cluster.workers", "2"]
@@ -305,7 +305,8 @@ def test_an_interrupt_while_the_workers_start_leaves_nothing_behind(moment: floa
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode in (130, -signal.SIGINT), out + err
-    assert "Traceback" not in err or moment < 1.0
+    # Before the command itself runs, it is Python that ends.
+    assert "Traceback" not in err or moment < 2.0
     assert not psutil.wait_procs(family, timeout=10)[1]
 
 
@@ -436,7 +437,7 @@ def test_the_configurations_do_not_depend_on_the_number_of_workers(tmp_path: Pat
 READY = [
     ("cnn", ["--training.min_steps", "0", "--training.epochs", "1"]),
     ("regimes", ["--training.epochs", "1", "--search.batch_sizes", "[16, 1437]"]),
-    ("text", ["--training.min_steps", "20", "--training.evaluations", "2", "--search.batch_sizes", "[64]"]),
+    ("text", ["--training.min_steps", "20", "--training.evaluations", "2", "--search.batch_sizes", "[16]"]),
     ("digits", ["--training.min_steps", "0", "--training.epochs", "1", "--search.batch_sizes", "[64]"]),
 ]
 
@@ -446,7 +447,7 @@ READY = [
 def test_every_ready_recipe_runs(name: str, words: list[str], tmp_path: Path) -> None:
     if name == "text":
         text = tmp_path / "text.txt"
-        text.write_text("".join(random.Random(0).choices("to be or not to be, that is the question\n", k=12_000)))
+        text.write_text("".join(random.Random(0).choices("to be or not to be, that is the question\n", k=24_000)))
         words = [*words, "--data.init_args.path", str(text)]
     home = tmp_path / "home"
     succeeded("search", "--config", name, *words, *UNTRACKED, "--search.trials", "1", "--search.refine", "0", home=home)

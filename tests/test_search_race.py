@@ -103,6 +103,8 @@ def test_a_finished_search_that_runs_again_does_nothing(tmp_path: Path) -> None:
     with racing(tmp_path, space(), "search_parts.raises") as race:
         run(race)
         assert race.study.planned == 24
+        # What has brought something back is not withdrawn, whatever the next recipe says.
+        assert not race.ledger.withdraw()
     assert rows(tmp_path) == before
 
 
