@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 class Projection:
     """Brings one MLflow store up to one ledger. What it read in the ledger it never contradicts in MLflow.
 
-    Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `params` (a tree that never changes),
+    Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `params` (a tree, final),
     `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (text), `results` (name to number), `view`
     (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the search's own run.
     """
