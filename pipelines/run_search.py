@@ -82,20 +82,28 @@ def main(recipe: Recipe) -> int:
 
 
 def run(session: Session) -> int:
-    """Start the workers and race."""
+    """Start the workers and race, unless nothing is left to train."""
     recipe, console, study = session.recipe, session.console, session.study
     started = time.monotonic()
-    # Where the user stands is where their modules are found, as with `python script.py`.
-    with connected(recipe.cluster, paths=[os.getcwd()]) as client:
-        executor = DaskExecutor(client)
-        race = Race(study, executor, session.ledger, str(session.folder / "checkpoints"))
-        race.restore()
-        facts = preflight(executor, study)
-        introduce(session, facts, dashboard=dashboard_address(client) if recipe.cluster.dashboard else None)
-        with Display(console, note=lambda: note(session)) as display:
-            race.run(stopping=lambda: bool(session.interrupts), watch=display.watch)
+    race = Race(study, session.ledger, str(session.folder / "checkpoints"))
+    race.restore()
+    if not race.is_over:
+        # Where the user stands is where their modules are found, as with `python script.py`.
+        with connected(recipe.cluster, paths=[os.getcwd()]) as client:
+            executor = DaskExecutor(client)
+            introduce(session, preflight(executor, study), dashboard=dashboard_address(client))
+            start_sync(session)
+            with Display(console, note=lambda: note(session)) as display:
+                race.run(executor, stopping=lambda: bool(session.interrupts), watch=display.watch)
+    start_sync(session)
     console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
     return 0
+
+
+def start_sync(session: Session) -> None:
+    """Begin to write to MLflow: not before, since its import would take the processor from the workers'."""
+    if session.sync is not None and not session.sync.started:
+        session.sync.start()
 
 
 def preflight(executor: Executor, study: Study) -> dict[str, Any]:
@@ -202,7 +210,6 @@ def syncing(recipe: Recipe, folder: Path) -> Iterator[Sync | None]:
         yield None
         return
     sync = Sync(folder, uri=recipe.tracking.uri, home=home(), system_metrics=recipe.tracking.system_metrics)
-    sync.start()
     try:
         yield sync
     finally:
@@ -214,7 +221,7 @@ def note(session: Session) -> str:
     return (session.sync.problem() or "") if session.sync else ""
 
 
-def introduce(session: Session, facts: dict[str, Any], *, dashboard: str | None) -> None:
+def introduce(session: Session, facts: dict[str, Any], *, dashboard: str) -> None:
     """Say what is about to happen."""
     study, console = session.study, session.console
     done = len([trial for cell in study.cells.values() for trial in cell.ended()])
@@ -228,7 +235,7 @@ def introduce(session: Session, facts: dict[str, Any], *, dashboard: str | None)
     console.print(
         "steps of a training by batch size: " + ", ".join(f"{size}: {steps[size]:,}" for size in steps), highlight=False
     )
-    if dashboard:
+    if session.recipe.cluster.dashboard:
         console.print(f"Dask: {dashboard}", highlight=False, soft_wrap=True)
 
 

@@ -37,6 +37,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def slots(self) -> int:
+        """Tasks that run at the same time."""
+        ...
+
+    @property
     def in_flight(self) -> int:
         """Segments submitted and not yet handed back."""
         ...
@@ -109,6 +114,11 @@ class SerialExecutor:
         return 1
 
     @property
+    def slots(self) -> int:
+        """This process."""
+        return 1
+
+    @property
     def in_flight(self) -> int:
         """Segments submitted and not yet handed back."""
         return sum(len(segments) for segments in self._waiting)
@@ -156,7 +166,12 @@ class DaskExecutor:
     @property
     def capacity(self) -> int:
         """Two per worker: one runs, one waits."""
-        return IN_FLIGHT * self._slots
+        return IN_FLIGHT * self.slots
+
+    @property
+    def slots(self) -> int:
+        """One per worker."""
+        return self._slots
 
     @property
     def in_flight(self) -> int:

@@ -40,8 +40,8 @@ def study(regatta_home: Path) -> Path:
         ledger.set_meta("study", "smoke")
         ledger.set_meta("status", "FINISHED")
         executor = SerialExecutor("search_parts.at_once")
-        Race(Study(space_of(recipe)), executor, ledger, str(folder / "checkpoints")).run(
-            stopping=lambda: False, watch=lambda _: None
+        Race(Study(space_of(recipe)), ledger, str(folder / "checkpoints")).run(
+            executor, stopping=lambda: False, watch=lambda _: None
         )
     return folder
 

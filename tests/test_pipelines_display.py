@@ -13,7 +13,6 @@ from search_parts import result_of, space
 
 from models.segment import SegmentResult
 from pipelines.display import Display, clock, examples_done, grid, leader, seconds_left
-from search.executors import SerialExecutor
 from search.race import Race
 from search.study import Study
 from tracking.ledger import Ledger
@@ -23,7 +22,7 @@ from tracking.ledger import Ledger
 def race(tmp_path: Path) -> Iterator[Race]:
     """Two batch sizes, two schedules, 4 + 2 trials in each; nothing asked yet."""
     with Ledger.open(tmp_path, create=True) as ledger:
-        yield Race(Study(space()), SerialExecutor("search_parts.at_once"), ledger, str(tmp_path / "checkpoints"))
+        yield Race(Study(space()), ledger, str(tmp_path / "checkpoints"))
 
 
 def tell(race: Race, count: int, **fields: Any) -> None:
@@ -111,7 +110,7 @@ def test_the_grid_has_a_row_for_every_batch_size_and_a_column_for_every_schedule
 def test_several_optimizers_are_named_in_the_columns(tmp_path: Path) -> None:
     with Ledger.open(tmp_path, create=True) as ledger:
         made = space(batch_sizes=(64,), optimizers={"sgd": {}, "own": {}}, schedules={"constant": {}})
-        race = Race(Study(made), SerialExecutor("search_parts.at_once"), ledger, "checkpoints")
+        race = Race(Study(made), ledger, "checkpoints")
         # The module's own optimizer has nothing to sample: one trial says it all.
         assert text(grid(race)).split() == ["batch", "size", "sgd", "constant", "own", "constant", "64", "0/6", "0/1"]
 

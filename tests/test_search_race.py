@@ -21,22 +21,29 @@ from tracking.ledger import Ledger
 AT_ONCE = "search_parts.at_once"
 
 
+class Driven(Race):
+    """A race that comes with its executor."""
+
+    executor: SerialExecutor
+
+
 @contextmanager
-def racing(folder: Path, made: SearchSpace, function: str | SerialExecutor = AT_ONCE) -> Iterator[Race]:
+def racing(folder: Path, made: SearchSpace, function: str | SerialExecutor = AT_ONCE) -> Iterator[Driven]:
     """A race over the ledger of a folder, taken up where it was left."""
     folder.mkdir(exist_ok=True)
     with Ledger.open(folder, create=True) as ledger:
         executor = SerialExecutor(function) if isinstance(function, str) else function
-        race = Race(Study(made), executor, ledger, str(folder / "checkpoints"))
+        race = Driven(Study(made), ledger, str(folder / "checkpoints"))
+        race.executor = executor
         (folder / "checkpoints").mkdir(exist_ok=True)
         race.restore()
         yield race
 
 
 def run(
-    race: Race, *, stopping: Callable[[], bool] = lambda: False, watch: Callable[[Race], None] | None = None
+    race: Driven, *, stopping: Callable[[], bool] = lambda: False, watch: Callable[[Race], None] | None = None
 ) -> None:
-    race.run(stopping=stopping, watch=watch or (lambda _: None))
+    race.run(race.executor, stopping=stopping, watch=watch or (lambda _: None))
 
 
 def after(calls: int) -> Callable[[], bool]:
