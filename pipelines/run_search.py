@@ -87,7 +87,10 @@ def run(session: Session) -> int:
     started = time.monotonic()
     race = Race(study, session.ledger, str(session.folder / "checkpoints"))
     race.restore()
-    if not race.is_over:
+    if race.is_over:
+        start_sync(session)
+        console.print(f"[bold]{recipe.name}[/]: {len(study.trials())} trials, all done before", highlight=False)
+    else:
         # Where the user stands is where their modules are found, as with `python script.py`.
         with connected(recipe.cluster, paths=[os.getcwd()]) as client:
             executor = DaskExecutor(client)
@@ -95,14 +98,13 @@ def run(session: Session) -> int:
             start_sync(session)
             with Display(console, note=lambda: note(session)) as display:
                 race.run(executor, stopping=lambda: bool(session.interrupts), watch=display.watch)
-    start_sync(session)
-    console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
+        console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
     return 0
 
 
 def start_sync(session: Session) -> None:
     """Begin to write to MLflow: not before, since its import would take the processor from the workers'."""
-    if session.sync is not None and not session.sync.started:
+    if session.sync is not None:
         session.sync.start()
 
 

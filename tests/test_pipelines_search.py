@@ -200,7 +200,7 @@ def test_the_same_command_again_trains_nothing_and_shows_the_same(searched: tupl
     before = rows(home / "smoke")
     again = succeeded(*TINY, home=home)
     assert rows(home / "smoke") == before
-    assert "(4 done before)" in again
+    assert "smoke: 4 trials, all done before" in again
     title = "best trial of each cell"
     assert again.partition(title)[2].splitlines()[:4] == said.partition(title)[2].splitlines()[:4]
     assert len(_mlflow(home, "SELECT run_uuid FROM runs")) == 5

@@ -215,11 +215,6 @@ class Sync:
         self._problem: str | None = None
         self._thread = threading.Thread(target=self._run, name="regatta-sync", daemon=True)
 
-    @property
-    def started(self) -> bool:
-        """Whether `start` has been called."""
-        return self._thread.ident is not None
-
     def start(self) -> None:
         """Begin; returns at once."""
         self._thread.start()
