@@ -27,7 +27,7 @@ from search.cluster import connected, dashboard_address
 from search.executors import DaskExecutor, Executor
 from search.export import export
 from search.race import Race, SearchFailed
-from search.space import SearchSpace
+from search.space import SearchSpace, parameter_names
 from search.study import Study
 from tracking.ledger import Ledger, driver_lock
 from tracking.sync import Sync
@@ -170,9 +170,11 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
 
 
 def view(recipe: Recipe, others: Sequence[str] = ()) -> dict[str, str]:
-    """How the study's runs first look in the MLflow UI."""
-    metrics = recipe.metrics
-    return experiment_tags(minimize=metrics.direction == "min", others=others)
+    """How the study's runs first look in the MLflow UI: what differs between them, and what came of it."""
+    search = recipe.search
+    several = ["optimizer"] if len(search.optimizers) > 1 else []
+    params = ["batch_size", *several, "schedule", *parameter_names(space_of(recipe).cells())]
+    return experiment_tags(minimize=recipe.metrics.direction == "min", params=params, others=others)
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
