@@ -42,12 +42,24 @@ def train_segment(segment: Segment, *, stop: Callable[[], bool] = lambda: False)
     except Exception as error:  # A user's code may raise anything: the trial ends, the worker goes on.
         run.failed(error)
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            # Lightning has turned Ctrl-C into an exit, and made the process deaf to the next one.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise error.__context__ from None
+        take_back_interrupt(error)
         run.failed(RuntimeError(f"the code called sys.exit({error.code!r})").with_traceback(error.__traceback__))
     return run.result()
+
+
+def take_back_interrupt(error: SystemExit) -> None:
+    """Raise the Ctrl-C that Lightning has turned into an exit, if it was one."""
+    if isinstance(error.__context__, KeyboardInterrupt):
+        # Lightning has made the process deaf to the next one, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise error.__context__ from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU or the host had no memory left."""
+    text = str(error)
+    gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text
+    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in text
 
 
 class _Run:
