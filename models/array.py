@@ -35,10 +35,7 @@ def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambd
             return _together(segments, verdict, stop)
         reason = verdict.reason
     except Exception as error:  # A user's code may raise anything: alone, each trial meets its own failure.
-        if is_out_of_memory(error):
-            reason = ""
-        else:
-            reason = f"side by side: {type(error).__name__}: {error}".splitlines()[0]
+        reason = "" if is_out_of_memory(error) else f"side by side: {type(error).__name__}: {error}".splitlines()[0]
     except SystemExit as error:
         take_back_interrupt(error)
         reason = f"side by side: the code called sys.exit({error.code!r})"

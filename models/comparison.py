@@ -185,15 +185,16 @@ def attributes(module: Any) -> dict[str, Any]:
     ours = ("_parameters", "_buffers", "_modules", "logged", "training")
     found: dict[str, Any] = {}
     for path, part in module.named_modules(prefix="self"):
-        held = {name: value for name, value in vars(part).items() if name not in ours}
-        for cls in type(part).__mro__:
+        held: dict[str, Any] = {}
+        for cls in reversed(type(part).__mro__):
             if not cls.__module__.startswith(("torch.", "pytorch_lightning.", "lightning.")):
                 held |= {n: v for n, v in vars(cls).items() if isinstance(v, list | dict | set | int | float | Tensor)}
+        held |= {name: value for name, value in vars(part).items() if name not in ours}
         found |= {f"{path}.{name}": trace(value) for name, value in held.items()}
     return found
 
 
-def trace(value: Any, depth: int = 4) -> Any:
+def trace(value: Any, depth: int = 8) -> Any:
     """A value that differs when what it was taken from has changed: of tensors, their identity and version."""
     if isinstance(value, Tensor):
         return id(value), value._version

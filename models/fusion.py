@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from models import rng
 from models.build import ConfigError, find_class, lightning_of
@@ -94,11 +92,11 @@ def examine(configs: Sequence[TrainConfig]) -> Verdict:
 
 
 def _examine(config: TrainConfig) -> Verdict:
-    reason = next(refusals(config), None)
-    if reason is not None:
-        return Verdict(reason=reason)
     before = rng.capture()
     try:
+        reason = next(refusals(config), None)
+        if reason is not None:
+            return Verdict(reason=reason)
         return Verdict(reason=None, layouts=layouts_if_equal(config))
     except Unfusable as refusal:
         return Verdict(reason=str(refusal))

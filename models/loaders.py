@@ -295,6 +295,7 @@ def each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def size_of(batch: Any) -> int:
+    """Bytes of all tensors in a nest of containers."""
     return sum(leaf.nbytes for leaf in _leaves(batch))
 
 

@@ -170,9 +170,8 @@ class TrialArray(pl.LightningModule):
         if leaving:
             self._leave(leaving, batches_done, bool(left), rates)
 
-    def _leave(
-        self, leaving: Sequence[int], batches_done: int, in_epoch: bool, rates: NDArray[np.float64]
-    ) -> None:
+    def _leave(self, leaving: Sequence[int], batches_done: int, in_epoch: bool, rates: NDArray[np.float64]) -> None:
+        """Write the checkpoints of those who go; who has diverged needs none."""
         self._read()
         self._stop_clocks()
         for index in leaving:
@@ -183,7 +182,7 @@ class TrialArray(pl.LightningModule):
                 self.trainer, member.conductor, epoch=member.epoch, batches_done=batches_done, ended=not in_epoch
             )
             state = self.stack.state_of(index), self.optimizer.dump(index)
-            member.save(*state, loops, rate=float(rates[index]))
+            member.save(*state, loops, float(rates[index]))
         self._start_clocks()
 
     def _read(self) -> None:

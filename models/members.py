@@ -43,7 +43,7 @@ class Member:
         loader.current_epoch = lambda: self.epoch
         self.shuffle = data.shuffle
         self.live = True
-        self.module = build_module(config, data).to(device, DTYPES[config.precision])
+        self.module = build_module(config, data).to(device)
         self.groups = build_optimizer(config, self.module).state_dict()["param_groups"]
         self.random = rng.capture()
         self.optimizer_state: dict[int, Any] = {}
@@ -89,14 +89,15 @@ class Member:
         key = "torch" if self.generator.device.type == "cpu" else "cuda"
         return {**self.random, key: self.generator.get_state()}
 
-    def save(self, tensors: dict[str, Tensor], optimizer: dict[int, Any], loops: dict[str, Any], *, rate: float) -> None:
+    def save(self, tensors: dict[str, Tensor], optimizer: dict[int, Any], loops: dict[str, Any], rate: float) -> None:
         """Write what `train_segment` resumes from: Lightning's own form, as if the trial had trained alone."""
+        groups = [{**group, "lr": rate} for group in self.groups]
         callbacks = {STATE_KEY: {**self.conductor.state_dict(), "random": self.random_state()}}
         state = {
             **loops,
             "state_dict": tensors,
             "callbacks": callbacks,
-            "optimizer_states": [{"state": optimizer, "param_groups": [{**group, "lr": rate} for group in self.groups]}],
+            "optimizer_states": [{"state": optimizer, "param_groups": groups}],
             "lr_schedulers": [],
         }
         self.conductor.checkpoint = self.conductor.path()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytorch_lightning as pl
+from pytorch_lightning.__version__ import version
 
 from models.conductor import Conductor
 from models.loaders import OrderedLoader
@@ -55,6 +55,6 @@ def solo_loops(trainer: Any, conductor: Conductor, *, epoch: int, batches_done: 
     return {
         "epoch": epoch + finished,
         "global_step": step,
-        "pytorch-lightning_version": pl.__version__,
+        "pytorch-lightning_version": version,
         "loops": {"fit_loop": fit} | {name: getattr(trainer, name).state_dict() for name in others},
     }

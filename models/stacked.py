@@ -1,4 +1,4 @@
-"""Optimizers of an array of trials: torch's formulas over stacked parameters [N, ...], with settings of their own for each of N members."""
+"""Optimizers of an array: torch's formulas over stacked parameters [N, ...], each member with settings of its own."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class StackedOptimizer:
 
     def vector(self, values: Any) -> Tensor:
         """Numbers of the members as a tensor [N], of the parameters' type and on their device."""
-        return torch.as_tensor(values).to(self.parameters[0])
+        return torch.as_tensor(np.asarray(values, dtype=np.float64)).to(self.parameters[0])
 
     def named(self, name: str) -> Setting:
         """An argument of the optimizer."""
@@ -97,9 +97,11 @@ class SGD(StackedOptimizer):
         self.nesterov = self.named("nesterov")
 
     def kept(self, member: int) -> tuple[str, ...]:
+        """No buffer without momentum."""
         return self.slots if self.settings[member]["momentum"] else ()
 
     def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
+        """Change one stacked parameter and its state in place."""
         gradient = decayed(gradient, parameter, self.weight_decay)
         buffer = state["momentum_buffer"]
         # From a buffer of zeros the first step is the gradient, as in torch.
@@ -109,7 +111,7 @@ class SGD(StackedOptimizer):
             ahead = torch.addcmul(gradient, buffer, as_tensor(self.momentum, parameter))
             # Chosen, not multiplied by 0 or 1: what is not a number in one form must not reach the other.
             change = torch.where(as_tensor(self.nesterov, parameter) > 0, ahead, buffer)
-        parameter.addcmul_(change, on(rate, parameter), value=-1)
+        parameter.addcmul_(change, as_tensor(rate, parameter), value=-1)
 
 
 class Adam(StackedOptimizer):
@@ -123,6 +125,7 @@ class Adam(StackedOptimizer):
         self.betas = np.array([[float(s[name]) for s in self.settings] for name in ("beta1", "beta2")])
 
     def step(self, gradients: Sequence[Tensor | None], rates: NDArray[np.float64]) -> None:
+        """One step of every member, at rates [N]."""
         # Both corrections go into one factor [N] of the rate and one of epsilon: fewer passes over the parameters.
         first, second = 1 - self.betas ** (self.steps + 1)
         self.rate = self.vector(rates)
@@ -130,12 +133,13 @@ class Adam(StackedOptimizer):
         super().step(gradients, rates * np.sqrt(second) / first)
 
     def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
+        """Change one stacked parameter and its state in place."""
         gradient = self.decay(parameter, gradient)
         mean, square = state["exp_avg"], state["exp_avg_sq"]
         mean.lerp_(gradient, as_tensor(1 - self.beta1, parameter))
         moving_square(square, gradient, self.beta2)
         change = mean / square.sqrt().add_(on(self.shrunk_epsilon, parameter))
-        parameter.addcmul_(change, on(rate, parameter), value=-1)
+        parameter.addcmul_(change, as_tensor(rate, parameter), value=-1)
 
     def decay(self, parameter: Tensor, gradient: Tensor) -> Tensor:
         """The gradient to go on with."""
@@ -146,6 +150,7 @@ class AdamW(Adam):
     """Loshchilov & Hutter 2019: weights decay apart from the gradient, at the rate of the step."""
 
     def decay(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient as it is: the parameters have decayed."""
         if not isinstance(self.weight_decay, float) or self.weight_decay:
             parameter.mul_(on(1 - self.rate * self.weight_decay, parameter))
         return gradient
@@ -161,15 +166,17 @@ class RMSprop(StackedOptimizer):
         self.alpha, self.momentum, self.epsilon = (self.named(name) for name in ("alpha", "momentum", "epsilon"))
 
     def kept(self, member: int) -> tuple[str, ...]:
+        """No buffer without momentum."""
         return self.slots if self.settings[member]["momentum"] else self.slots[:1]
 
     def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
+        """Change one stacked parameter and its state in place."""
         gradient = decayed(gradient, parameter, self.weight_decay)
         moving_square(state["square_avg"], gradient, self.alpha)
         change = gradient / state["square_avg"].sqrt().add_(on(self.epsilon, parameter))
         if not isinstance(self.momentum, float) or self.momentum:
             change = state["momentum_buffer"].mul_(on(self.momentum, parameter)).add_(change)
-        parameter.addcmul_(change, on(rate, parameter), value=-1)
+        parameter.addcmul_(change, as_tensor(rate, parameter), value=-1)
 
 
 STACKED: Mapping[str, Callable[[Sequence[Tensor], Sequence[TrainConfig]], StackedOptimizer]] = {
@@ -194,7 +201,7 @@ def decayed(gradient: Tensor, parameter: Tensor, decay: Setting) -> Tensor:
     """The gradient with the decay of the weights in it; never changed in place, since it may share its memory."""
     if isinstance(decay, float):
         return gradient.add(parameter, alpha=decay) if decay else gradient
-    return torch.addcmul(gradient, parameter, on(decay, parameter))
+    return torch.addcmul(gradient, parameter, as_tensor(decay, parameter))
 
 
 def moving_square(square: Tensor, gradient: Tensor, kept: Setting) -> None:
@@ -216,4 +223,5 @@ def clipped(gradients: Sequence[Tensor | None], limits: Tensor) -> list[Tensor |
 def norms(gradients: Sequence[Tensor | None]) -> Tensor:
     """The norm of each member's gradient, [N]."""
     each = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients if g is not None]
-    return torch.linalg.vector_norm(torch.stack(each), dim=0)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(each), dim=0)
+    return total

@@ -1,4 +1,4 @@
-"""Dropout in an array of trials: every member draws from a generator of its own, the numbers that it would draw alone."""
+"""Dropout in an array: every member draws from a generator of its own the numbers that it would draw alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Streams:
         """
         before = functional.dropout, functional.scaled_dot_product_attention
         functional.dropout = self.dropout
-        functional.scaled_dot_product_attention = self._attention
+        functional.scaled_dot_product_attention = self._attention  # type: ignore[assignment]
         try:
             yield
         finally:
@@ -44,15 +44,9 @@ class Streams:
         kept: Tensor = _Kept.apply(input.detach(), 1.0 - p, self.generators)  # type: ignore[no-untyped-call]
         return input.mul_(kept) if inplace else input * kept
 
-    def _attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        **settings: Any,
-    ) -> Tensor:
-        return self.attention(query, key, value, mask=attn_mask, **settings)
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, *settings: Any, **named: Any) -> Tensor:
+        given = dict(zip(("attn_mask", "dropout_p", "is_causal"), settings, strict=False))
+        return self.attention(query, key, value, **given, **named)
 
     def attention(
         self,
@@ -60,7 +54,7 @@ class Streams:
         key: Tensor,
         value: Tensor,
         *,
-        mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
         dropout_p: float = 0.0,
         is_causal: bool = False,
         scale: float | None = None,
@@ -73,8 +67,9 @@ class Streams:
         if is_causal:
             later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
             scores = scores.masked_fill(later, -math.inf)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        if attn_mask is not None:
+            off = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -math.inf) if off else scores + attn_mask
         return self.dropout(torch.softmax(scores, dim=-1), dropout_p) @ value
 
 
@@ -97,7 +92,8 @@ class _Kept(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, like: Tensor, keep: float, generators: Sequence[Generator]) -> tuple[Tensor, int]:
         """Fill the rows of the stack one by one, in place."""
         members = like.expand(info.batch_size, *like.shape) if in_dims[0] is None else like.movedim(in_dims[0], 0)
-        kept = torch.empty_like(members, memory_format=torch.contiguous_format)
+        # It lies in memory as the input does: the generator fills it in that order.
+        kept = torch.empty_like(members)
         for row, generator in zip(kept.unbind(), generators, strict=True):
             row.bernoulli_(keep, generator=generator)
         return kept.div_(keep), 0

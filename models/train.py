@@ -159,6 +159,9 @@ def build_module(config: TrainConfig, data: PreparedData) -> Any:
     rng.seed_everything(config.seed_init)
     module = build({"class_path": config.model["class_path"], "init_args": config.model["init_args"]}, where="model")
     rng.seed_everything(config.seed_dropout)
+    if config.precision == "64-true":
+        # Lightning turns the module into one of 64 bits only after it has loaded a checkpoint into its 32.
+        module = module.double()
     for name, hook in data.hooks.items():
         setattr(module, name, hook)
     if config.optimizer != OWN_OPTIMIZER:

@@ -1,4 +1,4 @@
-"""The modules of an array as one: their own `training_step` and `validation_step` under vmap, over stacked parameters."""
+"""The modules of an array as one: their own steps under vmap, over stacked parameters."""
 
 from __future__ import annotations
 
@@ -60,11 +60,12 @@ class Stack:
 
         def one(parameters: Any, buffers: Any, batch: Any) -> Logged:
             functional_call(self.steps, {**parameters, **buffers}, ("validation_step", batch, index))
-            return self.module.logged.tensors()
+            logged: Logged = self.module.logged.tensors()
+            return logged
 
         self.module.logged = Log(training=False)
         with torch.no_grad(), streams.instead_of_torch(), plain_attention():
-            logged = vmap(one, in_dims=(0, 0, None))(self.parameters, self.buffers, batch)
+            logged: Logged = vmap(one, in_dims=(0, 0, None))(self.parameters, self.buffers, batch)
         return logged, dict(self.module.logged.sizes)
 
     @contextmanager
@@ -192,7 +193,8 @@ def layout_of(gradient: Tensor) -> tuple[int, ...]:
     That of a linear layer comes out transposed. Parameters that lie in the same way make each step's update twice as
     fast: its loops then run through all of them in one direction.
     """
-    return tuple(sorted(range(gradient.ndim), key=lambda dim: (-gradient.stride(dim), dim)))
+    strides = gradient.stride()
+    return tuple(sorted(range(gradient.ndim), key=lambda dim: (-strides[dim], dim)))
 
 
 def _stacked(tensors: Sequence[Tensor], layout: Sequence[int] | None) -> Tensor:
