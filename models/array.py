@@ -16,7 +16,7 @@ from models.lockstep import TrialArray
 from models.members import Member
 from models.prepared import prepare
 from models.segment import Segment, SegmentResult
-from models.train import is_out_of_memory, one_process, silent_profiler, take_back_interrupt, train_segment
+from models.train import is_out_of_memory, one_process, silence, silent_profiler, take_back_interrupt, train_segment
 
 
 def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambda: False) -> list[SegmentResult]:
@@ -69,6 +69,7 @@ def _together(segments: Sequence[Segment], verdict: Verdict, stop: Callable[[], 
 
 def build_array_trainer(accelerator: str, precision: Any) -> pl.Trainer:
     """A Trainer of one epoch, whose batches are the epochs of an array."""
+    silence(pl)
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=1,

@@ -104,8 +104,11 @@ class SGD(StackedOptimizer):
         """Change one stacked parameter and its state in place."""
         gradient = decayed(gradient, parameter, self.weight_decay)
         buffer = state["momentum_buffer"]
-        # From a buffer of zeros the first step is the gradient, as in torch.
-        buffer.mul_(on(self.momentum, parameter)).add_(gradient)
+        # In one pass. From a buffer of zeros the first step is the gradient, as in torch.
+        if isinstance(self.momentum, float):
+            torch.add(gradient, buffer, alpha=self.momentum, out=buffer)
+        else:
+            torch.addcmul(gradient, buffer, as_tensor(self.momentum, parameter), out=buffer)
         change = buffer
         if not isinstance(self.nesterov, float) or self.nesterov:
             ahead = torch.addcmul(gradient, buffer, as_tensor(self.momentum, parameter))

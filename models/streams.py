@@ -28,7 +28,7 @@ class Streams:
         """
         before = functional.dropout, functional.scaled_dot_product_attention
         functional.dropout = self.dropout
-        functional.scaled_dot_product_attention = self._attention  # type: ignore[assignment]
+        functional.scaled_dot_product_attention = self._attention
         try:
             yield
         finally:

@@ -149,9 +149,14 @@ def module_tree(config: TrainConfig) -> ModuleType:
     """The Lightning package whose Trainer a trial needs: that of its module. Quiet from then on."""
     cls = find_class(config.model["class_path"], where="model.class_path")
     tree = lightning_of(cls, base="LightningModule", where="model.class_path")
+    silence(tree)
+    return tree
+
+
+def silence(tree: ModuleType) -> None:
+    """Keep a Lightning package from telling, once per trial, what it finds and does."""
     for name in (tree.__name__, "lightning.fabric", "lightning_fabric", tree.__name__ + ".utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return tree
 
 
 def build_module(config: TrainConfig, data: PreparedData) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -41,14 +42,15 @@ class Stack:
             OWN + name: _stacked([dict(m.named_buffers())[name] for m in modules], None)
             for name, _ in self.module.named_buffers()
         }
+        # Names of one tensor: resolved once, since `functional_call` would walk through the module at every call.
+        self.tied = tied_names(self.steps)
         self.trained = [p for p in self.parameters.values() if p.requires_grad]
 
     def train(self, batch: Any, index: int, streams: Streams) -> tuple[Tensor, Logged]:
         """Every member's loss [N] on its own batch (leaves [N, B, ...]), with what it logged, [N]."""
 
         def one(parameters: Any, buffers: Any, batch: Any) -> tuple[Tensor, Logged]:
-            loss = loss_of(functional_call(self.steps, {**parameters, **buffers}, ("training_step", batch, index)))
-            return loss, self.module.logged.tensors()
+            return loss_of(self._call(parameters, buffers, "training_step", batch, index)), self.module.logged.tensors()
 
         self.module.logged = Log(training=True)
         with streams.instead_of_torch():
@@ -59,7 +61,7 @@ class Stack:
         """What every member logged about one batch that they share, [N], and the batch sizes that went with it."""
 
         def one(parameters: Any, buffers: Any, batch: Any) -> Logged:
-            functional_call(self.steps, {**parameters, **buffers}, ("validation_step", batch, index))
+            self._call(parameters, buffers, "validation_step", batch, index)
             logged: Logged = self.module.logged.tensors()
             return logged
 
@@ -67,6 +69,11 @@ class Stack:
         with torch.no_grad(), streams.instead_of_torch(), plain_attention():
             logged: Logged = vmap(one, in_dims=(0, 0, None))(self.parameters, self.buffers, batch)
         return logged, dict(self.module.logged.sizes)
+
+    def _call(self, parameters: Any, buffers: Any, method: str, batch: Any, index: int) -> Any:
+        state = {**parameters, **buffers}
+        state |= {name: state[owner] for name, owner in self.tied.items()}
+        return functional_call(self.steps, state, (method, batch, index), tie_weights=False)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -139,6 +146,18 @@ def call(module: Any, method: str, batch: Any, index: int) -> Any:
 @functools.cache
 def _takes_index(step: Callable[..., Any]) -> bool:
     return len(inspect.signature(step).parameters) > 2
+
+
+def tied_names(module: nn.Module) -> dict[str, str]:
+    """Further names of parameters and buffers that have several, and the first name of each."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    named = (module.named_parameters, module.named_buffers)
+    for name, tensor in itertools.chain.from_iterable(names(remove_duplicate=False) for names in named):
+        if id(tensor) in first:
+            tied[name] = first[id(tensor)]
+        first.setdefault(id(tensor), name)
+    return tied
 
 
 def detach(module: Any) -> None:

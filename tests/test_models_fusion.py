@@ -97,7 +97,7 @@ def test_what_would_not_compute_the_same_trains_alone_and_says_why(name: str) ->
 @pytest.mark.parametrize("network", ["MLP", "ConvNet", "ResNet"])
 @pytest.mark.parametrize("norm", ["batch", "other"])
 def test_the_ready_networks_are_fused(network: str, norm: str) -> None:
-    args = {"norm": norm if norm == "batch" else "layer" if network == "MLP" else "group"}
+    args: dict[str, Any] = {"norm": norm if norm == "batch" else "layer" if network == "MLP" else "group"}
     args |= {"dropout": 0.2} if network == "MLP" else {"width": 4}
     spec = {"class_path": f"models.nets.{network}", "init_args": args}
     data = {
@@ -125,7 +125,8 @@ def test_members_may_differ_in_what_is_stacked_and_in_nothing_else() -> None:
     for name, value in stacked.items():
         other = dataclasses.replace(one, **{name: value})
         assert array_key(other) == array_key(one) and fusable([one, other]) is None
-    for name, value in {"batch_size": 16, "optimizer": "adam", "epochs": 4, "schedule": "batch_growth"}.items():
+    fixed: dict[str, Any] = {"batch_size": 16, "optimizer": "adam", "epochs": 4, "schedule": "batch_growth"}
+    for name, value in fixed.items():
         other = dataclasses.replace(one, **{name: value})
         assert array_key(other) != array_key(one)
         assert "differ" in (fusable([one, other]) or "")
@@ -139,7 +140,7 @@ def test_the_verdict_leaves_the_random_state_as_it_was() -> None:
 
 
 def test_a_change_deep_in_a_modules_attributes_shows() -> None:
-    module = array_modules.Plain()
+    module: Any = array_modules.Plain()
     module.notes = {"deep": [{"deeper": (1, [2])}]}
     before = attributes(module)
     module.notes["deep"][0]["deeper"][1].append(3)
