@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -42,7 +42,7 @@ class Conductor:
         self._factors: list[float] = plan.factors.tolist()
         self._plateau = schedules.Plateau(**self.config.schedule_args) if self.config.schedule == "plateau" else None
         self._plateau_factor = 1.0
-        self._random: dict[str, Any] | None = None
+        self.random: dict[str, Any] | None = None
         self._save_after_step = False
         self._save_after_epoch = False
         self._batches_done = 0
@@ -70,14 +70,14 @@ class Conductor:
         if self._plateau:
             self._plateau.load(state["plateau"])
         self._plateau_factor = state["plateau_factor"]
-        self._random = state["random"]
+        self.random = state["random"]
 
     # Lightning's hooks, in the order in which they come
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         """Put the random generators where the checkpoint left them: building the module has moved them."""
-        if self._random is not None:
-            rng.restore(self._random)
+        if self.random is not None:
+            rng.restore(self.random)
         self.recorder.start_clock()
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
@@ -106,12 +106,13 @@ class Conductor:
             return  # Gradients are still being accumulated.
         # Not Lightning's `global_step`: it counts what manual optimization does, several steps in a batch or none.
         self.step += 1
-        if self.step % CHECK_STEPS == 0 or self.step in self._points:
-            self._end_if_diverged(trainer, self.recorder.diverged(self.step))
-        if self.step >= self.plan.total_steps:
+        self.look()
+        if self.step >= self.plan.total_steps or self.status == "DIVERGED":
             trainer.should_stop = True
-        elif not trainer.should_stop and self._should_pause(batches_left) and self._may_pause(batches_left):
-            self._pause(trainer, batches_left)
+        elif not trainer.should_stop and self.should_pause(batches_left) and self.may_pause(batches_left):
+            self._save_after_step, self._save_after_epoch = bool(batches_left), not batches_left
+            self.pause(trainer.num_training_batches - batches_left if batches_left else 0)
+            trainer.should_stop = True
 
     def evaluates(self, trainer: Any) -> bool:
         """Whether to evaluate after this step; stands in for Lightning's rule, which knows fixed intervals only.
@@ -126,23 +127,16 @@ class Conductor:
             return False
         # Here and not in a hook of the validation: making the iterators of its loaders takes time and random numbers.
         self.recorder.stop_clock()
-        self._random = rng.capture()
+        self.random = rng.capture()
         return True
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         """Note the evaluation."""
-        metrics = trainer.callback_metrics
-        self._check_names(metrics)
-        self._evaluated = self.step
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        value = float(metrics[self.config.objective])
-        self.recorder.point(self.step, metrics, learning_rate=float(rate), batch_size=self._batch_size())
-        if not math.isfinite(value):
-            self._end_if_diverged(trainer, f"`{self.config.objective}` is {value} at step {self.step}")
-        elif self._plateau:
-            self._plateau_factor = self._plateau.update(value, self.config.direction)
-        assert self._random is not None, "validation ends after it has started"
-        rng.restore(self._random)
+        self.evaluated(trainer.callback_metrics, rate=float(trainer.optimizers[0].param_groups[0]["lr"]))
+        if self.status == "DIVERGED":
+            trainer.should_stop = True
+        assert self.random is not None, "validation ends after it has started"
+        rng.restore(self.random)
         self.recorder.start_clock()
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
@@ -166,7 +160,7 @@ class Conductor:
         sizes = self.plan.batch_sizes
         return float(sizes[min(self.loader.current_epoch(), len(sizes) - 1)])
 
-    def _check_names(self, metrics: dict[str, Any]) -> None:
+    def _check_names(self, metrics: Mapping[str, Any]) -> None:
         known = sorted(metrics)
         for key, name in (("objective", self.config.objective), ("target_metric", self.config.target_metric)):
             if name not in metrics:
@@ -176,14 +170,55 @@ class Conductor:
                     f"it logs {logged}.{nearest(name, known)}"
                 )
 
-    def _end_if_diverged(self, trainer: Any, reason: str | None) -> None:
-        if reason is not None:
-            self.status, self.reason = "DIVERGED", f"diverged: {reason}"
-            trainer.should_stop = True
+    # What a trial in an array of trials needs too: nothing below knows of a Trainer, up to `save`
 
-    def _should_pause(self, batches_left: int) -> bool:
-        if self.step >= self._until or self.stop():
-            return True
+    def is_point(self, step: int) -> bool:
+        """Whether there is an evaluation after this step."""
+        return step in self._points
+
+    @property
+    def rates(self) -> list[float]:
+        """The rate of every step, as far as it is known beforehand."""
+        assert self.config.learning_rate is not None, "only the module's own optimizer comes without a rate"
+        return [self.config.learning_rate * factor for factor in self._factors]
+
+    @property
+    def plateau_factor(self) -> float:
+        """What `plateau` multiplies the rate by from here on; 1 under every other schedule."""
+        return self._plateau_factor
+
+    @property
+    def looks(self) -> bool:
+        """Whether to see, after this step, if the training has diverged: every few steps, and before evaluations."""
+        return self.step % CHECK_STEPS == 0 or self.step in self._points
+
+    def look(self) -> None:
+        """See whether the training has diverged, where it is time to."""
+        if self.looks:
+            self._end_if_diverged(self.recorder.diverged(self.step))
+
+    def evaluated(self, metrics: Mapping[str, Any], *, rate: float) -> None:
+        """Take in what validation gave; `rate` is the one used for this step."""
+        self._check_names(metrics)
+        self._evaluated = self.step
+        value = float(metrics[self.config.objective])
+        self.recorder.point(self.step, metrics, learning_rate=rate, batch_size=self._batch_size())
+        if not math.isfinite(value):
+            self._end_if_diverged(f"`{self.config.objective}` is {value} at step {self.step}")
+        elif self._plateau:
+            self._plateau_factor = self._plateau.update(value, self.config.direction)
+
+    def should_pause(self, batches_left: int) -> bool:
+        """Whether the segment ends as soon as it may."""
+        return self.is_over or self.stop() or self.out_of_time(batches_left)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the segment has come as far as it was to go."""
+        return self.step >= self._until
+
+    def out_of_time(self, batches_left: int) -> bool:
+        """Whether `max_seconds` are over, or would be before the end of the epoch."""
         if self.segment.max_seconds is None or self.step % CHECK_STEPS and batches_left:
             return False
         self.recorder.stop_clock()
@@ -194,20 +229,27 @@ class Conductor:
             1.5 if batches_left else 1.0
         )
 
-    def _may_pause(self, batches_left: int) -> bool:
+    def may_pause(self, batches_left: int) -> bool:
         """In mid-epoch only with our own order, never at an evaluation: the checkpoint would not know its outcome."""
         return not batches_left or (isinstance(self.loader, OrderedLoader) and self.step not in self._points)
 
-    def _pause(self, trainer: Any, batches_left: int) -> None:
+    def pause(self, batches_done: int) -> None:
+        """End the segment here, behind so many batches of an epoch that goes on in the next."""
         self.status = "PAUSED"
-        self._save_after_step, self._save_after_epoch = bool(batches_left), not batches_left
-        self._batches_done = trainer.num_training_batches - batches_left if batches_left else 0
-        trainer.should_stop = True
+        self._batches_done = batches_done
+
+    def path(self) -> str:
+        """Where the checkpoint of this step lies."""
+        return f"{self.segment.folder}/{self.segment.trial:05d}-{self.step:09d}.ckpt"
+
+    def _end_if_diverged(self, reason: str | None) -> None:
+        if reason is not None:
+            self.status, self.reason = "DIVERGED", f"diverged: {reason}"
 
     def save(self, trainer: Any) -> None:
         """Write the checkpoint of this step; the clock stands still meanwhile."""
         self.recorder.stop_clock()
-        self.checkpoint = f"{self.segment.folder}/{self.segment.trial:05d}-{self.step:09d}.ckpt"
+        self.checkpoint = self.path()
         trainer.save_checkpoint(self.checkpoint)
         self.recorder.start_clock()
 

@@ -50,15 +50,15 @@ class MemoryBatches:
         """Gather the epoch once in its order; every batch is then a slice, which costs next to nothing."""
         if not batches:
             return
-        if _size(self.columns) > GATHER_LIMIT:
+        if size_of(self.columns) > GATHER_LIMIT:
             for indices in batches:
-                yield _each(self.columns, lambda column, at=indices: column.index_select(0, at))  # type: ignore[misc]
+                yield each(self.columns, lambda column, at=indices: column.index_select(0, at))  # type: ignore[misc]
             return
-        ordered = _each(self.columns, lambda column: column.index_select(0, torch.cat(batches)))
+        ordered = each(self.columns, lambda column: column.index_select(0, torch.cat(batches)))
         start = 0
         for indices in batches:
             stop = start + len(indices)
-            yield _each(ordered, lambda column, a=start, b=stop: column[a:b])  # type: ignore[misc]
+            yield each(ordered, lambda column, a=start, b=stop: column[a:b])  # type: ignore[misc]
             start = stop
 
 
@@ -116,7 +116,7 @@ class BatchList:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches, in order: copies, since a module may change or empty what it gets."""
-        return (_each(batch, torch.clone) for batch in self.batches)
+        return (each(batch, torch.clone) for batch in self.batches)
 
 
 class OrderedLoader:
@@ -146,7 +146,11 @@ class OrderedLoader:
 
     def __len__(self) -> int:
         """Batches of the current epoch."""
-        size = self._batch_size()
+        return self.batches_in(self.current_epoch())
+
+    def batches_in(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        size = self.batch_sizes[min(epoch, len(self.batch_sizes) - 1)]
         return self.examples // size if self.drop_last else -(-self.examples // size)
 
     def __iter__(self) -> Iterator[Any]:
@@ -232,10 +236,10 @@ def in_memory(loader: DataLoader[Any]) -> Any | None:
     dataset = loader.dataset
     tensors = _tensors(dataset)
     if tensors is not None:
-        return tensors if _size(tensors) <= MEMORY_LIMIT else None
+        return tensors if size_of(tensors) <= MEMORY_LIMIT else None
     count = len(dataset)  # type: ignore[arg-type]
     sample = _collate(dataset, min(count, 16))
-    if sample is None or _size(sample) / min(count, 16) * count > MEMORY_LIMIT:
+    if sample is None or size_of(sample) / min(count, 16) * count > MEMORY_LIMIT:
         return None
     deadline = time.monotonic() + FETCH_LIMIT
     first = _collate(dataset, count, deadline)
@@ -275,10 +279,10 @@ def _leaves(batch: Any) -> Iterator[Any]:
         yield batch
 
 
-def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same nest of containers with every tensor changed."""
     if isinstance(batch, Mapping):
-        changed = {key: _each(value, change) for key, value in batch.items()}
+        changed = {key: each(value, change) for key, value in batch.items()}
         if type(batch) is dict or not isinstance(batch, MutableMapping):
             return changed
         # A mapping of another class may hold more than its items, as default_collate knows.
@@ -286,13 +290,14 @@ def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
         other.update(changed)
         return other
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_each(value, change) for value in batch))
+        return type(batch)(*(each(value, change) for value in batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(_each(value, change) for value in batch)
+        return type(batch)(each(value, change) for value in batch)
     return change(batch)
 
 
-def _size(batch: Any) -> int:
+def size_of(batch: Any) -> int:
+    """Bytes of all tensors in a nest of containers."""
     return sum(leaf.nbytes for leaf in _leaves(batch))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +88,20 @@ class Recorder:
         if self.batches == self.opening_batches:
             self._read()
             self.opening_loss = self.recent_sum / self.recent_count if self.recent_count else None
+
+    def take_read(self, losses: Sequence[float], examples: Sequence[int]) -> None:
+        """Count several batches whose mean losses have been read already: the same, to the bit, as one `take` each."""
+        assert not self._waiting, "losses are counted in their order"
+        for loss, count in zip(losses, examples, strict=True):
+            self.examples += count
+            self.segment_examples += count
+            self.batches += 1
+            self.loss_sum += loss
+            self.recent_sum += loss
+            self.loss_count += 1
+            self.recent_count += 1
+            if self.batches == self.opening_batches:
+                self.opening_loss = self.recent_sum / self.recent_count
 
     def _read(self) -> None:
         """Add up the waiting losses one by one: the sums do not depend on when they are read."""

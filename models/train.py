@@ -48,14 +48,26 @@ def train_segment(segment: Segment, *, stop: Callable[[], bool] = lambda: False)
     except Exception as error:  # A user's code may raise anything: the trial ends, the worker goes on.
         run.failed(error)
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            # Lightning has turned Ctrl-C into an exit, and made the process deaf to the next one.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise error.__context__ from None
+        take_back_interrupt(error)
         run.failed(RuntimeError(f"the code called sys.exit({error.code!r})").with_traceback(error.__traceback__))
     finally:
         run.release()
     return run.result()
+
+
+def take_back_interrupt(error: SystemExit) -> None:
+    """Raise the Ctrl-C that Lightning has turned into an exit, if it was one."""
+    if isinstance(error.__context__, KeyboardInterrupt):
+        # Lightning has made the process deaf to the next one, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise error.__context__ from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU or the host had no memory left."""
+    text = str(error)
+    gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text
+    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in text
 
 
 class _Run:
@@ -151,9 +163,14 @@ def module_tree(config: TrainConfig) -> ModuleType:
     """The Lightning package whose Trainer a trial needs: that of its module. Quiet from then on."""
     cls = find_class(config.model["class_path"], where="model.class_path")
     tree = lightning_of(cls, base="LightningModule", where="model.class_path")
+    silence()
+    return tree
+
+
+def silence() -> None:
+    """Keep Lightning from telling, once per trial, what it finds and does."""
     for name in CHATTERING:
         logging.getLogger(name).setLevel(logging.ERROR)
-    return tree
 
 
 def build_module(config: TrainConfig, data: PreparedData) -> Any:
@@ -161,6 +178,9 @@ def build_module(config: TrainConfig, data: PreparedData) -> Any:
     rng.seed_everything(config.seed_init)
     module = build({"class_path": config.model["class_path"], "init_args": config.model["init_args"]}, where="model")
     rng.seed_everything(config.seed_dropout)
+    if config.precision == "64-true":
+        # Lightning turns the module into one of 64 bits only after it has loaded a checkpoint into its 32.
+        module = module.double()
     for name, hook in data.hooks.items():
         setattr(module, name, hook)
     if config.optimizer != OWN_OPTIMIZER:

@@ -1,0 +1,223 @@
+"""The steps of an array: all members take each one together, every member with its own rate, record and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models import stacked
+from models.loaders import MemoryBatches, batch_examples, each
+from models.members import DTYPES, Member, batches_of_epoch
+from models.places import solo_loops
+from models.prepared import PreparedData
+from models.streams import Streams
+from models.vmapped import Stack, Unfusable
+
+
+class TrialArray(pl.LightningModule):
+    """N trials as one module. Lightning leads it to its device and, in its precision, from epoch to epoch.
+
+    A batch of Lightning's is a whole epoch here: its hooks around every step would cost a tenth of the time.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        data: PreparedData,
+        *,
+        layouts: Mapping[str, Sequence[int]],
+        stop: Callable[[], bool],
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.members = members
+        self.stop = stop
+        self.config = config = members[0].config
+        place = members[0].generator.device, DTYPES[config.precision]
+        assert isinstance(data.source, MemoryBatches), "what trains side by side lies in memory"
+        self.columns = resident(data.source.columns, *place)
+        self.validation_batches = [resident(batch, *place) for batch in data.val_loaders.batches]
+        self.streams = Streams([member.generator for member in members])
+        self.stack = Stack([member.module for member in members], layouts=layouts)
+        self.optimizer = stacked.stack(config.optimizer, self.stack.trained, [m.config for m in members])
+        for index, member in enumerate(members):
+            self.optimizer.load(index, member.optimizer_state)
+            del member.module, member.optimizer_state
+        self.rates = rate_table(members)
+        self.plateau = np.array([member.conductor.plateau_factor for member in members])
+        limits = [member.config.gradient_clip for member in members]
+        self.limits = self.optimizer.vector([np.inf if x is None else x for x in limits]) if any(limits) else None
+        self.live = dict(enumerate(members))
+        self.stopping = False
+        self.taken = 0
+        self.gradients: list[Tensor | None] = []
+        self.losses: list[Tensor] = []
+        self.examples: list[int] = []
+        self.logged: dict[str, Tensor] = {}
+
+    def configure_optimizers(self) -> None:
+        """None of Lightning's kind: the array steps by itself."""
+
+    def on_train_start(self) -> None:
+        """Every member's time runs from here."""
+        self._start_clocks()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """One epoch of all members, or what is left of it."""
+        leader = next(iter(self.live.values()))
+        count, size = leader.loader.batches_in(leader.epoch), leader.batch_size
+        sizes = [min(size, leader.loader.examples - index * size) for index in range(leader.batches_done, count)]
+        orders = [member.order()[member.batches_done * size :] for member in self.members]
+        batches = batches_of_epoch(self.columns, orders, sizes)
+        for index, gathered in enumerate(batches, start=leader.batches_done):
+            self._take(gathered, index, examples=sizes[index - leader.batches_done])
+            if (index + 1) % self.config.accumulate == 0 or index + 1 == count:
+                self._step(index + 1, count)
+            if not self.live:
+                self.trainer.should_stop = True
+                return
+        for member in self.members:
+            member.epoch, member.batches_done = member.epoch + 1, 0
+
+    def _take(self, batch: Any, index: int, *, examples: int) -> None:
+        """Forward and backward; the gradients of several batches may make one step."""
+        losses, self.logged = self.stack.train(batch, index, self.streams)
+        goal = losses.sum() if self.config.accumulate == 1 else (losses / self.config.accumulate).sum()
+        new = torch.autograd.grad(goal, self.stack.trained, allow_unused=True)
+        self.gradients = list(map(added, self.gradients, new)) if self.gradients else list(new)
+        self.losses.append(self._loss(losses))
+        self.examples.append(examples)
+
+    def _loss(self, losses: Tensor) -> Tensor:
+        name = self.config.train_loss
+        if name is None:
+            return losses.detach()
+        if name not in self.logged:
+            raise Unfusable(f"it logs no {name!r} in this training step")
+        return self.logged[name]
+
+    def _step(self, batches_done: int, count: int) -> None:
+        """One optimizer step, and what follows from it."""
+        rates = self.rates[self.taken] * self.plateau
+        gradients, self.gradients = self.gradients, []
+        due = [index for index, member in self.live.items() if member.conductor.is_point(member.step + 1)]
+        with torch.no_grad():
+            if due:
+                norms = stacked.norms(gradients).tolist()
+                for index in due:
+                    self.live[index].recorder.gradient_norm = norms[index]
+            if self.limits is not None:
+                gradients = stacked.clipped(gradients, self.limits)
+            self.optimizer.step(gradients, rates)
+        self.taken += 1
+        for member in self.live.values():
+            member.conductor.step += 1
+        self._look(due, rates)
+        self._part(batches_done, count, rates)
+
+    def _look(self, due: Sequence[int], rates: NDArray[np.float64]) -> None:
+        """See who has diverged, and evaluate the others where it is time to."""
+        looking = [member.conductor for member in self.live.values() if member.conductor.looks]
+        if looking:
+            self._read()
+        for conductor in looking:
+            conductor.look()
+        due = [index for index in due if self.live[index].conductor.status != "DIVERGED"]
+        if not due:
+            return
+        self._stop_clocks()
+        metrics = {name: values.tolist() for name, values in self.logged.items()} | self._validate()
+        for index in due:
+            conductor = self.live[index].conductor
+            conductor.evaluated({name: v[index] for name, v in metrics.items()}, rate=float(rates[index]))
+            self.plateau[index] = conductor.plateau_factor
+        self._start_clocks()
+
+    def _validate(self) -> dict[str, list[float]]:
+        """What every member logs in validation: means over its batches, weighted as Lightning does."""
+        sums: dict[str, Any] = {}
+        weights: dict[str, int] = {}
+        with self.stack.evaluating():
+            for index, batch in enumerate(self.validation_batches):
+                logged, sizes = self.stack.validate(batch, index, self.streams)
+                for name, values in logged.items():
+                    weight = sizes[name] or batch_examples(batch)
+                    sums[name] = sums.get(name, 0.0) + values * weight
+                    weights[name] = weights.get(name, 0) + weight
+        return {name: (total / weights[name]).tolist() for name, total in sums.items()}
+
+    def _part(self, batches_done: int, count: int, rates: NDArray[np.float64]) -> None:
+        """Let those go who are through: the others go on with the array, bitwise as if nobody had left."""
+        left = count - batches_done
+        conductors = [member.conductor for member in self.live.values()]
+        self.stopping = self.stopping or self.stop() or any(c.out_of_time(left) for c in conductors)
+        # Together, where all of them may: who pauses later would come to another place of the epoch.
+        pausing = self.stopping and all(c.may_pause(left) for c in conductors if c.status != "DIVERGED")
+        leaving = []
+        for index, member in self.live.items():
+            conductor = member.conductor
+            if conductor.status == "DIVERGED" or member.step >= member.plan.total_steps:
+                leaving.append(index)
+            elif pausing or (conductor.is_over and conductor.may_pause(left)):
+                conductor.pause(batches_done if left else 0)
+                leaving.append(index)
+        if leaving:
+            self._leave(leaving, batches_done, bool(left), rates)
+
+    def _leave(self, leaving: Sequence[int], batches_done: int, in_epoch: bool, rates: NDArray[np.float64]) -> None:
+        """Write the checkpoints of those who go; who has diverged needs none."""
+        self._read()
+        self._stop_clocks()
+        for index in leaving:
+            member = self.live.pop(index)
+            if member.conductor.status == "DIVERGED":
+                continue
+            loops = solo_loops(
+                self.trainer, member.conductor, epoch=member.epoch, batches_done=batches_done, ended=not in_epoch
+            )
+            state = self.stack.state_of(index), self.optimizer.dump(index)
+            member.save(*state, loops, float(rates[index]))
+        self._start_clocks()
+
+    def _read(self) -> None:
+        """Tell everyone the losses since the last time: reading them waits for the device."""
+        rows = torch.stack(self.losses).tolist() if self.losses else []
+        for index, member in self.live.items():
+            member.recorder.take_read([row[index] for row in rows], self.examples)
+        self.losses, self.examples = [], []
+
+    def _start_clocks(self) -> None:
+        for member in self.live.values():
+            member.recorder.start_clock()
+
+    def _stop_clocks(self) -> None:
+        for member in self.live.values():
+            member.recorder.stop_clock()
+
+
+def rate_table(members: Sequence[Member]) -> NDArray[np.float64]:
+    """The rates [steps, N] of the steps to come; who is through before the others keeps its last one."""
+    rows = [member.conductor.rates[member.step :] for member in members]
+    longest = max(map(len, rows))
+    return np.array([row + row[-1:] * (longest - len(row)) for row in rows]).T.copy()
+
+
+def added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, either of which there may not be."""
+    return other if one is None else one if other is None else one + other
+
+
+def resident(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A batch on the device, its floating numbers in the trial's precision as Lightning would turn them."""
+    wide = dtype == torch.float64
+
+    def move(leaf: Tensor) -> Tensor:
+        return leaf.to(device, dtype) if wide and leaf.is_floating_point() else leaf.to(device)
+
+    return each(batch, move)
