@@ -12,11 +12,12 @@ from typing import Any
 import pytorch_lightning as pl
 
 from models.fusion import Verdict, examine
+from models.lean import silent_profiler
 from models.lockstep import TrialArray
 from models.members import Member
 from models.prepared import prepare
 from models.segment import Segment, SegmentResult
-from models.train import is_out_of_memory, one_process, silence, silent_profiler, take_back_interrupt, train_segment
+from models.train import is_out_of_memory, one_process, silence, take_back_interrupt, train_segment
 
 
 def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambda: False) -> list[SegmentResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -173,3 +174,26 @@ class TrainConfig:
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """The configuration that `to_json` wrote."""
         return cls(**values)
+
+
+FREE_IN_ARRAYS = (
+    "learning_rate",
+    "optimizer_args",
+    "schedule",
+    "schedule_args",
+    "warmup",
+    "weight_decay",
+    "gradient_clip",
+    "seed_init",
+    "seed_order",
+    "seed_dropout",
+)
+"""What members of one array may differ in."""
+
+
+def array_key(config: TrainConfig) -> str:
+    """Trials of equal key may share an array, if they are `fusable` at all."""
+    free = set(FREE_IN_ARRAYS)
+    if config.schedule == "batch_growth":
+        free -= {"schedule", "schedule_args"}
+    return json.dumps({k: v for k, v in config.to_json().items() if k not in free}, sort_keys=True)

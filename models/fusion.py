@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from models import rng
 from models.build import ConfigError, find_class, lightning_of
 from models.comparison import layouts_if_equal
-from models.config import TrainConfig
+from models.config import TrainConfig, array_key
 from models.loaders import BatchList, MemoryBatches
 from models.members import DTYPES
 from models.prepared import PreparedData, prepare
@@ -17,19 +17,6 @@ from models.stacked import STACKED
 from models.train import is_out_of_memory
 from models.vmapped import Unfusable
 
-FREE = (
-    "learning_rate",
-    "optimizer_args",
-    "schedule",
-    "schedule_args",
-    "warmup",
-    "weight_decay",
-    "gradient_clip",
-    "seed_init",
-    "seed_order",
-    "seed_dropout",
-)
-"""What members of one array may differ in."""
 HOOKS = (
     "backward",
     "configure_gradient_clipping",
@@ -59,14 +46,6 @@ class Verdict:
 
 
 _verdicts: dict[str, Verdict] = {}
-
-
-def array_key(config: TrainConfig) -> str:
-    """Trials of equal key may share an array, if they are `fusable` at all."""
-    free = set(FREE)
-    if config.schedule == "batch_growth":
-        free -= {"schedule", "schedule_args"}
-    return json.dumps({k: v for k, v in config.to_json().items() if k not in free}, sort_keys=True)
 
 
 def fusable(configs: Sequence[TrainConfig]) -> str | None:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from search.race import Race
 from search.study import CellStudy
+from search.trial import TrialResult
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line is printed this often."""
@@ -66,7 +67,7 @@ class Display:
         done = counts.total()
         elapsed = max(1e-9, time.monotonic() - self._started)
         rate = (examples_done(race) - (self._examples_before or 0)) / elapsed
-        parts = [f"{done}/{race.study.planned} trials", f"{min(len(race.running), race.slots)} running"]
+        parts = [f"{done}/{race.study.planned} trials", f"{len(race.running)} running"]
         parts += [
             f"{counts[s]} {word}"
             for s, word in (("DIVERGED", "diverged"), ("OOM", "out of memory"), ("FAILED", "failed"))
@@ -135,7 +136,7 @@ def seconds_left(race: Race) -> float | None:
     studies = list(race.study.cells.values())
     taken: dict[int, list[float]] = {}
     for study in studies:
-        taken.setdefault(study.cell.batch_size, []).extend(r.wall_seconds for r in study.results.values())
+        taken.setdefault(study.cell.batch_size, []).extend(share(r) for r in study.results.values())
     every = [seconds for values in taken.values() for seconds in values]
     if not every:
         return None
@@ -145,6 +146,11 @@ def seconds_left(race: Race) -> float | None:
         here = taken[study.cell.batch_size]
         left += (study.planned - len(study.results)) * (sum(here) / len(here) if here else mean)
     return left / max(1, race.slots)
+
+
+def share(result: TrialResult) -> float:
+    """Seconds of a worker that a trial has cost: of an array's, its part."""
+    return result.wall_seconds / float(result.tags.get("width", 1))
 
 
 def clock(seconds: float) -> str:

@@ -23,9 +23,11 @@ from pipelines.display import Display, clock
 from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe, to_yaml
 from pipelines.state import home, study_folder, write
+from search.audit import audit, summary
 from search.cluster import connected, dashboard_address
 from search.executors import DaskExecutor, Executor
 from search.export import export
+from search.gains import Gains, measure
 from search.race import Race, SearchFailed
 from search.space import SearchSpace, parameter_names
 from search.study import Study
@@ -38,7 +40,7 @@ VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "m
 FILES = ("trials.csv", "curves.csv", "recipe.yaml", "best.yaml")
 WIDTH = 120
 """Columns where there is no terminal."""
-CHANGEABLE = ("trials", "refine", "extend", "keep_checkpoints", "segment_seconds")
+CHANGEABLE = ("trials", "refine", "extend", "keep_checkpoints", "segment_seconds", "arrays", "audit")
 """Settings of a search that may change when its study goes on; everything else decides what a trial is."""
 
 
@@ -95,11 +97,23 @@ def run(session: Session) -> int:
         with connected(recipe.cluster, paths=[os.getcwd()]) as client:
             executor = DaskExecutor(client)
             introduce(session, preflight(executor, study), dashboard=dashboard_address(client))
+            race.gains = measure(executor, study)
+            console.print(tiers(race.gains), highlight=False, soft_wrap=True)
             start_sync(session)
             with Display(console, note=lambda: note(session)) as display:
                 race.run(executor, stopping=lambda: bool(session.interrupts), watch=display.watch)
+            if study.space.search.audit and not session.interrupts:
+                examine(session, executor)
         console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
     return 0
+
+
+def examine(session: Session, executor: Executor) -> None:
+    """Train a share of the fused trials alone, and say how far they differ."""
+    with session.console.status("auditing: training some trials again, alone"):
+        found = audit(session.study, executor, folder=str(session.folder / "audit"))
+    session.ledger.set_meta("audit", [asdict(difference) for difference in found])
+    session.console.print(summary(found, session.recipe.metrics.objective), highlight=False, soft_wrap=True)
 
 
 def start_sync(session: Session) -> None:
@@ -241,6 +255,15 @@ def introduce(session: Session, facts: dict[str, Any], *, dashboard: str) -> Non
     )
     if session.recipe.cluster.dashboard:
         console.print(f"Dask: {dashboard}", highlight=False, soft_wrap=True)
+
+
+def tiers(gains: Gains) -> str:
+    """Which trials train side by side, in a line."""
+    wide = [f"{size} ({width})" for (size, _), width in gains.widths.items()]
+    alone = {reason: size for (size, _), reason in gains.reasons.items()}
+    told = [f"side by side (how many) at batch size {', '.join(wide)}"] if wide else []
+    told += [f"alone at {size}: {reason}" for reason, size in alone.items()]
+    return "trials train " + ("; ".join(told) if told else "alone")
 
 
 def conclude(session: Session, *, complete: bool) -> None:

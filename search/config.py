@@ -126,6 +126,10 @@ class SearchConfig:
     """More to search: dotted name (`model.init_args.width`) to range."""
     seed: int = 0
     """Seed of the proposals."""
+    arrays: Literal["auto", "off", "require"] = "auto"
+    """Whether trials of one shape train side by side in one process; auto: where that was measured to be faster."""
+    audit: float = 0.0
+    """Share of the trials trained side by side that are trained once more, alone, to compare."""
     keep_checkpoints: int = 3
     """How many of the best finished trials keep their checkpoint."""
     segment_seconds: float = 10.0
@@ -140,6 +144,8 @@ class SearchConfig:
         for name in ("batch_sizes", "optimizers", "schedules"):
             if not getattr(self, name):
                 yield f"`{name}` must have at least one entry, but it is empty."
+        if not 0.0 <= self.audit <= 1.0:
+            yield f"`audit` must be a share in [0, 1], but got {self.audit}."
         if not 0 < self.segment_seconds < float("inf"):
             yield f"`segment_seconds` must be greater than 0, but got {self.segment_seconds}."
 

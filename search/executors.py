@@ -15,6 +15,8 @@ from models.segment import Segment, SegmentResult
 
 TRAIN = "models.train.train_segment"
 """The function that trains a segment, by name: the driver of a search does not import torch."""
+TRAIN_ARRAY = "models.array.train_array"
+"""The function that trains several segments side by side."""
 IN_FLIGHT = 2
 """Tasks handed out per worker: one runs while the next one already waits there."""
 
@@ -33,7 +35,12 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Segments worth having in flight."""
+        """Tasks worth having in flight."""
+        ...
+
+    @property
+    def tasks(self) -> int:
+        """Tasks in flight, each of one segment or several."""
         ...
 
     @property
@@ -58,6 +65,10 @@ class Executor(Protocol):
         """Run a function, given by import path, once where segments run, and wait for its result."""
         ...
 
+    def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
+        """The same for each of several payloads, at the same time as far as there are workers."""
+        ...
+
     def request_stop(self) -> None:
         """Ask running segments to end at their next step."""
         ...
@@ -76,6 +87,9 @@ def find(function: str) -> Any:
 def run_segments(function: str, payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What a worker does: plain JSON values in and out, so that nothing of a user's is ever pickled."""
     with _training:
+        if function == TRAIN and len(payloads) > 1:
+            segments = [Segment.from_json(payload) for payload in payloads]
+            return [result.to_json() for result in find(TRAIN_ARRAY)(segments, stop=_stop.is_set)]
         train = find(function)
         return [train(Segment.from_json(payload), stop=_stop.is_set).to_json() for payload in payloads]
 
@@ -138,9 +152,18 @@ class SerialExecutor:
         except Exception as error:  # As on a worker: what the function did not turn into a value itself.
             return [failed(segment, f"lost_worker: {type(error).__name__}: {error}") for segment in segments]
 
+    @property
+    def tasks(self) -> int:
+        """Calls of `submit` not yet answered."""
+        return len(self._waiting)
+
     def call(self, function: str, payload: Any) -> Any:
         """Call it here."""
         return find(function)(payload)
+
+    def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
+        """One after the other."""
+        return [self.call(function, payload) for payload in payloads]
 
     def request_stop(self) -> None:
         """Whatever runs next ends at its first step."""
@@ -207,9 +230,19 @@ class DaskExecutor:
                 results.extend(failed(segment, reason) for segment in segments)
         return results
 
+    @property
+    def tasks(self) -> int:
+        """Tasks sent and not yet handed back."""
+        return len(self._running)
+
     def call(self, function: str, payload: Any) -> Any:
         """One task, waited for."""
-        return self._client.submit(_call, function, payload, pure=False).result()
+        return self.calls(function, [payload])[0]
+
+    def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
+        """A task each, all waited for."""
+        futures = [self._client.submit(_call, function, payload, pure=False) for payload in payloads]
+        return [future.result() for future in futures]
 
     def request_stop(self) -> None:
         """Raise the flag in every worker process."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from models.segment import Segment, SegmentResult
 from search.checkpoints import discard, sweep
 from search.executors import Executor
+from search.gains import Gains
+from search.packing import pack
 from search.study import Study
 from search.trial import TrialConfig, TrialResult, summarise
 from tracking.ledger import Ledger
@@ -40,6 +42,8 @@ class Race:
     segments: defaultdict[int, list[SegmentResult]] = field(default_factory=lambda: defaultdict(list))
     running: dict[int, Segment] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
+    gains: Gains = field(default_factory=Gains)
+    """What training side by side was measured to bring."""
     failures: int = 0
     """Trials in a row that failed in the user's code."""
     slots: int = 1
@@ -76,17 +80,23 @@ class Race:
 
     def fill(self, executor: Executor) -> None:
         """Keep every worker busy: paused trials first, then new ones."""
-        free = executor.capacity - executor.in_flight
+        free = executor.capacity - executor.tasks
+        packs = pack(self.waiting, width=self.width_of)
         fresh: list[TrialConfig] = []
-        while len(self.waiting) + len(fresh) < free and (trial := self.study.ask()) is not None:
-            fresh.append(trial)
+        while len(packs) < free and (trials := self.study.ask_together(lambda cell: self.gains.width(cell.kind))):
+            fresh.extend(trials)
+            packs.extend(pack([self.first_segment(trial) for trial in trials], width=self.width_of))
         if fresh:
             self.ledger.ask([trial.to_json() for trial in fresh])
-            self.waiting.extend(self.first_segment(trial) for trial in fresh)
-        for _ in range(min(free, len(self.waiting))):
-            segment = self.waiting.popleft()
-            self.running[segment.trial] = segment
-            executor.submit([segment])
+        for segments in packs[:free]:
+            self.running |= {segment.trial: segment for segment in segments}
+            executor.submit(segments)
+        self.waiting = deque(segment for segments in packs[max(0, free) :] for segment in segments)
+
+    def width_of(self, segment: Segment) -> int:
+        """How many trials like this one train side by side; what has failed once is tried again alone."""
+        kind = (segment.config.batch_size, segment.config.optimizer)
+        return 1 if segment.trial in self.retried else self.gains.width(kind)
 
     def first_segment(self, trial: TrialConfig) -> Segment:
         """A trial from its start."""
@@ -146,7 +156,7 @@ class Race:
         """Commit a trial's result and tell the study; of all finished trials the best few keep their checkpoint."""
         trial = self.trials[last.trial]
         earlier = self.segments.pop(last.trial, [])
-        result = summarise(trial.number, [*earlier, last], self.study.space.metrics)
+        result = self.gains.timed(trial, summarise(trial.number, [*earlier, last], self.study.space.metrics))
         kept = {best.number for best in self.study.top(self.keep)}
         self.ledger.record(last.to_json(), result.to_json())
         self.study.tell(trial, result)

@@ -33,6 +33,11 @@ class Cell:
     """Sampled parameters by name: `learning_rate`, `optimizer.beta1`, `schedule.final`, `model.init_args.width`, ..."""
 
     @property
+    def kind(self) -> tuple[int, str]:
+        """What the trials of an array have in common: batch size and optimizer."""
+        return self.batch_size, self.optimizer
+
+    @property
     def axes(self) -> dict[str, Any]:
         """The grid's coordinates, as parameters of every trial of the cell."""
         return {"batch_size": self.batch_size, "optimizer": self.optimizer, "schedule": self.schedule}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,7 +200,22 @@ class Study:
 
     def ask(self) -> TrialConfig | None:
         """The next trial, from the cell that has been asked least; None while there is nothing to ask."""
-        for study in sorted(self.cells.values(), key=lambda study: len(study.asked)):
+        return self._next(self.cells.values())
+
+    def ask_together(self, width: Callable[[Cell], int]) -> list[TrialConfig]:
+        """The next trials that may share an array: up to `width`, from all cells of one batch size and optimizer."""
+        first = self.ask()
+        if first is None:
+            return []
+        cell = self.cells[first.cell].cell
+        kin = [study for study in self.cells.values() if study.cell.kind == cell.kind]
+        trials = [first]
+        while len(trials) < width(cell) and (trial := self._next(kin)) is not None:
+            trials.append(trial)
+        return trials
+
+    def _next(self, studies: Iterable[CellStudy]) -> TrialConfig | None:
+        for study in sorted(studies, key=lambda study: len(study.asked)):
             proposal = study.propose()
             if proposal is not None:
                 return self._trial(study, *proposal)

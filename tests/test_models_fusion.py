@@ -11,10 +11,11 @@ from typing import Any
 import array_modules
 import pytest
 from helpers import config_of, user_code
+
 from models import rng
 from models.comparison import attributes, same_values, unchanged
-from models.config import TrainConfig
-from models.fusion import array_key, fusable
+from models.config import TrainConfig, array_key
+from models.fusion import fusable
 from models.vmapped import Unfusable
 
 TOGETHER: dict[str, dict[str, Any]] = {

@@ -17,6 +17,8 @@ TO_TARGET = {
     "epochs_to_target": "epoch",
     "seconds_to_target": "seconds",
 }
+TAGS = ("tier", "width", "fallback_reason", "time_mode")
+"""How a trial was trained: alone or in an array of that width, why alone, and which seconds its times are."""
 POINT_FIRST = ("step", "examples", "epoch", "seconds", "learning_rate")
 
 
@@ -61,6 +63,7 @@ def _trial(row: Mapping[str, Any]) -> Row:
     known |= {name: hit.get(axis) for name, axis in TO_TARGET.items()}
     known["hit_after"] = result.get("hit_after") if hit else None
     known |= {name: result.get(name) for name in ("started", "ended", "worker")}
+    known |= {name: (result.get("tags") or {}).get(name) for name in TAGS}
     known["seed_init"] = config["train"]["seed_init"]
     known |= {f"best_{name}": value for name, value in result.get("best", {}).items()}
     known |= {f"final_{name}": value for name, value in result.get("final", {}).items()}

@@ -11,7 +11,7 @@ from typing import Any
 
 from tracking import query
 
-TRIAL_COLUMNS = ("number", "cell", "index", "phase", "status", "reason", *query.TOTALS, *query.TO_TARGET)
+TRIAL_COLUMNS = ("number", "cell", "index", "phase", "status", "reason", *query.TOTALS, *query.TO_TARGET, *query.TAGS)
 CURVE_COLUMNS = ("trial", *query.POINT_FIRST)
 
 

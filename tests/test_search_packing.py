@@ -1,0 +1,118 @@
+"""Segments are packed by shape and step, and what does not pay or has failed once stands alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from search_parts import space
+
+from models.segment import Segment
+from search.gains import Gains, measure
+from search.packing import pack
+from search.space import SearchSpace
+from search.study import Study
+from search.trial import TrialResult
+
+
+def segments(made: SearchSpace, count: int = 12) -> list[Segment]:
+    """The first segments of a study's first trials, as they are asked one by one."""
+    study = Study(made)
+    trials = [trial for _ in range(count) if (trial := study.ask()) is not None]
+    return [Segment(trial=trial.number, config=trial.train, folder="checkpoints") for trial in trials]
+
+
+GRID: dict[str, Any] = {"batch_sizes": (16, 64), "schedules": {"constant": {}, "cosine": {}}}
+
+
+def test_trials_of_one_batch_size_share_a_pack_whatever_their_schedule() -> None:
+    packs = pack(segments(space(**GRID)), width=lambda _: 16)
+    assert [{segment.config.batch_size for segment in each} for each in packs] == [{16}, {64}]
+    assert [{segment.config.schedule for segment in each} for each in packs] == [{"constant", "cosine"}] * 2
+
+
+def test_a_pack_is_no_wider_than_it_may_be_and_keeps_the_order() -> None:
+    packs = pack(segments(space(**GRID)), width=lambda segment: 2 if segment.config.batch_size == 16 else 6)
+    assert [len(each) for each in packs] == [2, 6, 2, 2]
+    assert all(numbers == sorted(numbers) for numbers in ([segment.trial for segment in each] for each in packs))
+
+
+def test_what_has_width_one_stands_alone() -> None:
+    assert [len(each) for each in pack(segments(space(**GRID), 5), width=lambda _: 1)] == [1] * 5
+
+
+def test_segments_at_different_steps_do_not_share_a_pack() -> None:
+    first, second, third = segments(space(batch_sizes=(16,), schedules={"constant": {}}), 3)
+    packs = pack([first, replace(second, from_step=5), third], width=lambda _: 8)
+    assert [[segment.trial for segment in each] for each in packs] == [[0, 2], [1]]
+
+
+def test_batch_growth_shares_a_pack_only_with_equal_batch_growth() -> None:
+    made = space(batch_sizes=(16,), schedules={"constant": {}, "cosine": {}, "batch_growth": {}})
+    packs = pack(segments(made, 6), width=lambda _: 16)
+    assert [{segment.config.schedule for segment in each} for each in packs] == [
+        {"constant", "cosine"},
+        {"batch_growth"},
+    ]
+
+
+def test_trials_asked_together_are_of_one_batch_size_and_taken_from_its_cells_in_turn() -> None:
+    study = Study(space(**GRID))
+    for size in (16, 64):
+        trials = study.ask_together(lambda _: 4)
+        assert [(trial.train.batch_size, trial.train.schedule) for trial in trials] == [
+            (size, "constant"),
+            (size, "cosine"),
+        ] * 2
+
+
+def test_asking_together_proposes_what_asking_one_by_one_does() -> None:
+    one, many = Study(space(**GRID)), Study(space(**GRID))
+    singly = [trial for _ in range(100) if (trial := one.ask()) is not None]
+    together = [trial for _ in range(100) for trial in many.ask_together(lambda _: 5)]
+    assert {(t.cell, t.index): t.params for t in singly} == {(t.cell, t.index): t.params for t in together}
+
+
+class Measured:
+    """An executor whose probe has found these gains, in the order of the kinds."""
+
+    def __init__(self, *gains: dict[str, Any]) -> None:
+        self.gains = list(gains)
+
+    def calls(self, function: str, payloads: list[Any]) -> list[Any]:
+        assert function == "models.probes.array_gain" and len(payloads) == len(self.gains)
+        return self.gains
+
+
+def gain(times: float, reason: str | None = None) -> dict[str, Any]:
+    return {"reason": reason, "gain": times, "width": 16, "step_seconds": 0.001}
+
+
+def test_arrays_are_chosen_where_they_were_measured_to_pay() -> None:
+    gains = measure(Measured(gain(3.0), gain(1.1)), Study(space(**GRID)))  # type: ignore[arg-type]
+    assert gains.widths == {(16, "sgd"): 16}
+    assert gains.reasons == {(64, "sgd"): "side by side is 1.1 times as fast, less than 1.2"}
+
+
+def test_arrays_that_are_off_are_not_even_measured() -> None:
+    assert measure(Measured(), Study(space(**GRID, arrays="off"))) == Gains()  # type: ignore[arg-type]
+
+
+def test_required_arrays_are_used_without_a_gain_and_refused_with_the_reason() -> None:
+    study = Study(space(**GRID, arrays="require"))
+    assert measure(Measured(gain(0.5), gain(0.5)), study).width((64, "sgd")) == 16  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`search.arrays: require` .* at batch size 64 with sgd .*: it has an LSTM"):
+        measure(Measured(gain(2.0), gain(1.0, "it has an LSTM")), study)  # type: ignore[arg-type]
+
+
+def test_the_seconds_of_a_trial_in_an_array_are_its_steps_times_the_step_time_alone() -> None:
+    (trial,) = [t for t in [Study(space(**GRID)).ask()] if t is not None]
+    gains = Gains(widths={(16, "sgd"): 16}, step_seconds={(16, "sgd"): 0.002})
+    hit = {"step": 10.0, "seconds": 99.0}
+    array = TrialResult(number=0, status="COMPLETE", steps=50, seconds=500.0, hit=hit, tags={"tier": "array"})
+    timed = gains.timed(trial, array)
+    assert (timed.seconds, timed.hit) == (0.1, {"step": 10.0, "seconds": 0.02})
+    assert timed.tags["time_mode"] == "steps x step time alone"
+    alone = gains.timed(trial, replace(array, tags={"tier": "solo"}))
+    assert (alone.seconds, alone.hit, alone.tags["time_mode"]) == (500.0, hit, "measured")
