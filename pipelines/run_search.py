@@ -97,8 +97,9 @@ def run(session: Session) -> int:
         with connected(recipe.cluster, paths=[os.getcwd()]) as client:
             executor = DaskExecutor(client)
             introduce(session, preflight(executor, study), dashboard=dashboard_address(client))
-            race.gains = measure(executor, study)
-            console.print(tiers(race.gains), highlight=False, soft_wrap=True)
+            if not session.interrupts:
+                race.gains = measure(executor, study)
+                console.print(tiers(race.gains), highlight=False, soft_wrap=True)
             start_sync(session)
             with Display(console, note=lambda: note(session)) as display:
                 race.run(executor, stopping=lambda: bool(session.interrupts), watch=display.watch)

@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
+from distributed.utils import LoopRunner
 
 import models
 from search.config import ClusterConfig
@@ -121,8 +123,11 @@ def cores_allowed() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _local(workers: list[dict[str, str]], *, dashboard: bool) -> SpecCluster:
-    return SpecCluster(
+@contextmanager
+def _local(workers: list[dict[str, str]], *, dashboard: bool) -> Iterator[SpecCluster]:
+    runner = _deaf_loop()
+    with SpecCluster(
+        loop=runner.loop,
         scheduler={
             "cls": Scheduler,
             "options": {
@@ -135,7 +140,25 @@ def _local(workers: list[dict[str, str]], *, dashboard: bool) -> SpecCluster:
         workers={index: {"cls": Nanny, "options": {**WORKER, "env": env}} for index, env in enumerate(workers)},
         silence_logs=logging.ERROR,
         name="regatta",
-    )
+    ) as cluster:
+        yield cluster
+    runner.stop()
+
+
+def _deaf_loop() -> LoopRunner:
+    """A running event loop whose thread blocks SIGINT, as do all processes that start from it.
+
+    The terminal sends Ctrl-C to every process. A worker that is just starting has not come to ignore it yet.
+    """
+    # It is started with the first process otherwise, and then unblocks the signal.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner = LoopRunner()
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return runner
 
 
 def _free_port(wanted: int) -> int:

@@ -183,8 +183,8 @@ class DaskExecutor:
         self._running: dict[str, tuple[Future[Any], Sequence[Segment]]] = {}
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._submitted = 0
-        self._slots = len(client.scheduler_info(n_workers=-1)["workers"])
-        client.run(set_stop, False)
+        # Whoever answers is there; what the client remembers of its scheduler may be old.
+        self._slots = len(client.run(set_stop, False))
 
     @property
     def capacity(self) -> int:

@@ -71,6 +71,8 @@ class Race:
                 self.fill(executor)
             watch(self)
             if not executor.in_flight:
+                if not told_to_stop and not self.is_over:
+                    raise SearchFailed("No worker takes any work, though trials are left.")
                 break
             for result in executor.completed(WAIT):
                 self.take(result)
