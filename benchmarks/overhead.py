@@ -1,4 +1,4 @@
-"""What a search costs on top of its training: start-up, trials a second, efficiency, MLflow calls, the default recipe."""
+"""What a search costs on top of its training: start-up, trials a second, efficiency, MLflow calls, whole recipes."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def space(trials: int) -> SearchSpace:
 def raced(client: Client, function: str, trials: int) -> Iterator[tuple[Ledger, float]]:
     """Race so many trials of a function; gives the ledger and the seconds that it took."""
     with tempfile.TemporaryDirectory() as folder, Ledger.open(Path(folder), create=True) as ledger:
-        race = Race(Study(space(trials)), DaskExecutor(client, function), ledger, f"{folder}/checkpoints")
+        race = Race(Study(space(trials)), ledger, f"{folder}/checkpoints")
         started = time.perf_counter()
-        race.run(stopping=lambda: False, watch=lambda _: None)
+        race.run(DaskExecutor(client, function), stopping=lambda: False, watch=lambda _: None)
         yield ledger, time.perf_counter() - started
 
 

@@ -20,11 +20,12 @@ from typing import Any
 import pytorch_lightning as pl
 
 from models.fusion import Verdict, examine
+from models.lean import silent_profiler
 from models.lockstep import TrialArray
 from models.members import Member
 from models.prepared import prepare
 from models.segment import Segment, SegmentResult
-from models.train import is_out_of_memory, one_process, silence, silent_profiler, take_back_interrupt, train_segment
+from models.train import out_of_memory, one_process, silence, take_back_interrupt, train_segment
 
 
 def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambda: False) -> list[SegmentResult]:
@@ -43,7 +44,7 @@ def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambd
             return _together(segments, verdict, stop)
         reason = verdict.reason
     except Exception as error:  # A user's code may raise anything: alone, each trial meets its own failure.
-        reason = "" if is_out_of_memory(error) else f"side by side: {type(error).__name__}: {error}".splitlines()[0]
+        reason = "" if out_of_memory(error) else f"side by side: {type(error).__name__}: {error}".splitlines()[0]
     except SystemExit as error:
         take_back_interrupt(error)
         reason = f"side by side: the code called sys.exit({error.code!r})"
@@ -77,7 +78,7 @@ def _together(segments: Sequence[Segment], verdict: Verdict, stop: Callable[[], 
 
 def build_array_trainer(accelerator: str, precision: Any) -> pl.Trainer:
     """A Trainer of one epoch, whose batches are the epochs of an array."""
-    silence(pl)
+    silence()
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=1,

@@ -53,14 +53,19 @@ def nearest(name: str, known: list[str]) -> str:
 
 def named_parameters(cls: type) -> list[inspect.Parameter]:
     """The constructor's parameters that can be given by name."""
-    parameters = inspect.signature(cls).parameters.values()
-    return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p for p in _parameters(cls) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(cls).parameters.values())
+    except ValueError:  # Classes written in C seldom tell: they check their arguments themselves.
+        return [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]
 
 
 def takes(cls: type, name: str) -> bool:
     """Whether the constructor takes an argument of this name."""
-    parameters = inspect.signature(cls).parameters.values()
-    return any(p.kind is p.VAR_KEYWORD for p in parameters) or name in [p.name for p in named_parameters(cls)]
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters(cls)) or name in [p.name for p in named_parameters(cls)]
 
 
 def wrong_arguments(cls: type, arguments: Mapping[str, Any], *, where: str) -> Iterator[str]:

@@ -57,7 +57,7 @@ def read(path: str, sha256: str | None) -> dict[str, Any]:
     try:
         with fsspec.open(path, "rb") as file:
             content: bytes = file.read()
-    except OSError as error:
+    except (OSError, ImportError, ValueError) as error:  # The last two: a protocol that is not installed, or none.
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise CheckpointError(f"checkpoint {path} is not what was written: its SHA-256 differs")

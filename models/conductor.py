@@ -154,8 +154,7 @@ class Conductor:
         if self.config.train_loss is not None:
             return trainer.callback_metrics.get(self.config.train_loss)
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        # Lightning has divided it by the accumulation.
-        return loss.detach() * self.config.accumulate if isinstance(loss, torch.Tensor) else None
+        return loss.detach() if isinstance(loss, torch.Tensor) else None
 
     def _batch_size(self) -> float:
         sizes = self.plan.batch_sizes

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler as TorchBatchSampler
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -19,7 +20,6 @@ from torch.utils.data import (
     default_collate,
     get_worker_info,
 )
-from torch.utils.data import BatchSampler as TorchBatchSampler
 
 from models import rng
 from models.seeds import derive
@@ -123,8 +123,8 @@ class OrderedLoader:
     """An iterable of batches for Lightning; every `iter` is one epoch of `current_epoch`.
 
     The order is a permutation from (seed, epoch), the same for every batch size. An epoch that was broken off goes on
-    after `skip`. (Not by the `state_dict` that Lightning would use: it forgets it once a module has asked the Trainer for
-    `estimated_stepping_batches`.)
+    after `skip`. (Not by the `state_dict` that Lightning would use: it forgets that once a module has asked the Trainer
+    for `estimated_stepping_batches`.)
     """
 
     order = "own"
@@ -172,7 +172,7 @@ class OrderedLoader:
 
 
 class ForeignLoader:
-    """Any other iterable of batches, used as it is: an epoch's randomness starts from (seed, epoch), as far as torch's goes."""
+    """Any other iterable of batches, used as it is; the order that a DataLoader draws comes from (seed, epoch)."""
 
     order = "foreign"
 
@@ -217,6 +217,8 @@ def is_ours(loader: Any) -> bool:
         and hasattr(loader.dataset, "__len__")
         and type(loader.sampler) in (RandomSampler, SequentialSampler)
         and type(loader.batch_sampler) is TorchBatchSampler
+        # Given a `batch_sampler`, a DataLoader makes itself a sampler that it does not use.
+        and loader.batch_sampler.sampler is loader.sampler
         and not (type(loader.sampler) is RandomSampler and (loader.sampler.replacement or loader.sampler._num_samples))
     )
 

@@ -13,7 +13,7 @@ from torch.utils.data import SequentialSampler
 from models import rng
 from models.build import ConfigError, build, find_class, lightning_of, named_parameters, nearest, takes
 from models.config import TrainConfig
-from models.loaders import BatchList, Batches, ForeignLoader, OrderedLoader, batches_of, in_memory, is_ours
+from models.loaders import Batches, BatchList, ForeignLoader, OrderedLoader, batches_of, in_memory, is_ours
 from models.plan import Plan
 
 KEPT = 16
@@ -116,8 +116,8 @@ def _length(loader: Any) -> int:
     """Batches of a loader that is not ours."""
     if isinstance(loader, Mapping | list | tuple):
         raise ConfigError(
-            f"`data.class_path` must have one train loader, but its `train_dataloader` gives a {type(loader).__name__}. "
-            "Let one loader give batches that hold all parts."
+            f"`data.class_path` must have one train loader, but its `train_dataloader` gives a {type(loader).__name__}."
+            " Let one loader give batches that hold all parts."
         )
     try:
         return len(loader)

@@ -39,6 +39,8 @@ class Recorder:
         self.examples_per_epoch = examples_per_epoch
         self.warmup_steps = warmup_steps
         self.opening_batches = min(10, -(-OPENING_EXAMPLES * config.accumulate // config.batch_size))
+        # Lightning divides what a training step returns by the accumulation, and leaves what it logs as it is.
+        self.loss_scale = config.accumulate if config.train_loss is None else 1
         self.curve: list[Point] = []
         self.segment_seconds = 0.0
         self.segment_examples = 0
@@ -77,7 +79,7 @@ class Recorder:
         self._mark = now
 
     def take(self, loss: Any, examples: int) -> None:
-        """Count one batch; `loss` is its mean loss, a scalar tensor, or None if the module told none."""
+        """Count one batch; `loss` is a tensor of one number, or None if the module told none."""
         self.examples += examples
         self.segment_examples += examples
         self.batches += 1
@@ -105,9 +107,9 @@ class Recorder:
         """Add up the waiting losses one by one: the sums do not depend on when they are read."""
         if not self._waiting:
             return
-        for loss in torch.stack(self._waiting).tolist():
-            self.loss_sum += loss
-            self.recent_sum += loss
+        for loss in torch.stack(self._waiting).flatten().tolist():
+            self.loss_sum += loss * self.loss_scale
+            self.recent_sum += loss * self.loss_scale
         self.loss_count += len(self._waiting)
         self.recent_count += len(self._waiting)
         self._waiting.clear()

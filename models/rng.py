@@ -18,7 +18,8 @@ def seed_everything(seed: int) -> None:
 
 def capture() -> dict[str, Any]:
     """The state of all generators, in tensors, numbers, strings and lists: it travels in checkpoints."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    legacy: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = legacy
     version, internal, gauss_next = random.getstate()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from models import optimizers, rng
+from models import lean, optimizers, rng
 from models.build import ConfigError, build, find_class, lightning_of
 from models.checkpoint import CheckpointError
 from models.conductor import Conductor, checkpoint_plugin, lightning_callback
@@ -27,6 +26,13 @@ from models.plan import Plan, plan_training
 from models.prepared import PreparedData, prepare
 from models.recorder import Recorder
 from models.segment import Segment, SegmentResult, Status
+
+CHATTERING = [
+    f"{package}{part}"
+    for package in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+    for part in ("", ".utilities.rank_zero")
+]
+"""Loggers to quiet. All of them: the two Lightnings share one, under the name of whichever was imported last."""
 
 
 def train_segment(segment: Segment, *, stop: Callable[[], bool] = lambda: False) -> SegmentResult:
@@ -44,6 +50,8 @@ def train_segment(segment: Segment, *, stop: Callable[[], bool] = lambda: False)
     except SystemExit as error:
         take_back_interrupt(error)
         run.failed(RuntimeError(f"the code called sys.exit({error.code!r})").with_traceback(error.__traceback__))
+    finally:
+        run.release()
     return run.result()
 
 
@@ -55,11 +63,12 @@ def take_back_interrupt(error: SystemExit) -> None:
         raise error.__context__ from None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU or the host had no memory left."""
+def out_of_memory(error: Exception) -> str | None:
+    """Whose memory is used up, `oom_gpu` or `oom_host`; None for any other error."""
     text = str(error)
-    gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text
-    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in text
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
+        return "oom_gpu"
+    return "oom_host" if isinstance(error, MemoryError) or "can't allocate memory" in text else None
 
 
 class _Run:
@@ -101,6 +110,7 @@ class _Run:
             warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning)\.")
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*", category=FutureWarning)
             module = build_module(config, data)
+            lean.quicken(trainer, module, tree)
             trainer.fit(module, loader, data.val_loaders, ckpt_path=self.segment.checkpoint)
             recorder.stop_clock()
             if conductor.status == "COMPLETE":
@@ -110,10 +120,8 @@ class _Run:
     def failed(self, error: Exception) -> None:
         """Tell what kind of failure an exception is."""
         text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
-            self.status, self.reason = "OOM", f"oom_gpu: {text}"
-        elif isinstance(error, MemoryError) or "can't allocate memory" in text:
-            self.status, self.reason = "OOM", f"oom_host: {text or 'out of memory'}"
+        if memory := out_of_memory(error):
+            self.status, self.reason = "OOM", f"{memory}: {text or 'out of memory'}"
         elif isinstance(error, ConfigError):
             self.status, self.reason = "FAILED", f"config: {text}"
         elif isinstance(error, CheckpointError):
@@ -121,6 +129,11 @@ class _Run:
         else:
             told = "".join(traceback.format_exception(error))
             self.status, self.reason = "FAILED", f"user_error: {type(error).__name__}: {text}\n{told}"
+
+    def release(self) -> None:
+        """The data stay in memory for the next trial; the Trainer, its module and their memory do not."""
+        if self.data:
+            self.data.datamodule.trainer = None
 
     def result(self) -> SegmentResult:
         """Everything known at the end."""
@@ -149,13 +162,13 @@ def module_tree(config: TrainConfig) -> ModuleType:
     """The Lightning package whose Trainer a trial needs: that of its module. Quiet from then on."""
     cls = find_class(config.model["class_path"], where="model.class_path")
     tree = lightning_of(cls, base="LightningModule", where="model.class_path")
-    silence(tree)
+    silence()
     return tree
 
 
-def silence(tree: ModuleType) -> None:
-    """Keep a Lightning package from telling, once per trial, what it finds and does."""
-    for name in (tree.__name__, "lightning.fabric", "lightning_fabric", tree.__name__ + ".utilities.rank_zero"):
+def silence() -> None:
+    """Keep both Lightnings from telling, once per trial, what they find and do."""
+    for name in CHATTERING:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -200,7 +213,7 @@ def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -
         reload_dataloaders_every_n_epochs=1 if config.schedule == "batch_growth" else 0,
         callbacks=[lightning_callback(conductor, tree)],
         plugins=[checkpoint_plugin(conductor, tree), one_process(tree)],
-        profiler=silent_profiler(tree),
+        profiler=lean.silent_profiler(tree),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -210,14 +223,7 @@ def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -
     )
 
 
-def silent_profiler(tree: ModuleType) -> Any:
-    """A profiler that does nothing, faster than Lightning's own, which opens a new context around every hook."""
-    nothing = contextlib.nullcontext()
-    methods = {"profile": lambda self, action_name: nothing}
-    return type("SilentProfiler", (tree.profilers.PassThroughProfiler,), methods)()
-
-
 def one_process(tree: ModuleType) -> Any:
-    """The environment of a process on its own: from Slurm's variables, Lightning would conclude that there are others."""
+    """The environment of a process on its own: from Slurm's variables, Lightning would think that there are others."""
     fabric = "lightning_fabric" if tree.__name__ == "pytorch_lightning" else "lightning.fabric"
     return importlib.import_module(f"{fabric}.plugins.environments").LightningEnvironment()

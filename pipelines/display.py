@@ -66,7 +66,7 @@ class Display:
         done = counts.total()
         elapsed = max(1e-9, time.monotonic() - self._started)
         rate = (examples_done(race) - (self._examples_before or 0)) / elapsed
-        parts = [f"{done}/{race.study.planned} trials", f"{len(race.running)} running"]
+        parts = [f"{done}/{race.study.planned} trials", f"{min(len(race.running), race.slots)} running"]
         parts += [
             f"{counts[s]} {word}"
             for s, word in (("DIVERGED", "diverged"), ("OOM", "out of memory"), ("FAILED", "failed"))
@@ -144,7 +144,7 @@ def seconds_left(race: Race) -> float | None:
     for study in studies:
         here = taken[study.cell.batch_size]
         left += (study.planned - len(study.results)) * (sum(here) / len(here) if here else mean)
-    return left / max(1, race.executor.capacity // 2)
+    return left / max(1, race.slots)
 
 
 def clock(seconds: float) -> str:

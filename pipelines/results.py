@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
 from rich.table import Table
 
 from models.config import MetricsConfig
+from search.space import parameter_names
 from search.study import Study
 from search.trial import TrialConfig, TrialResult
 
@@ -23,31 +24,59 @@ def other_metrics(ranking: Sequence[Ranked], metrics: MetricsConfig) -> list[str
     return [name for name in logged if name.startswith(("val", "valid")) and name != metrics.objective]
 
 
+def columns(study: Study) -> dict[str, Callable[[TrialConfig, TrialResult], str]]:
+    """Headings of the table, and what stands under each."""
+    metrics = study.space.metrics
+    several = len(study.space.search.optimizers) > 1
+    found: dict[str, Callable[[TrialConfig, TrialResult], str]] = {
+        "batch size": lambda trial, _: str(trial.params["batch_size"]),
+        **({"optimizer": lambda trial, _: str(trial.params["optimizer"])} if several else {}),
+        "schedule": lambda trial, _: str(trial.params["schedule"]),
+    }
+    found["learning rate"] = lambda trial, _: _rate(trial)
+    for name in parameter_names([cell.cell for cell in study.cells.values()]):
+        if name == "learning_rate":
+            continue
+        found[_heading(name)] = lambda trial, _, name=name: _short(trial.params.get(name, ""))  # type: ignore[misc]
+    found[metrics.objective] = lambda _, result: _short(result.value)
+    for name in other_metrics(study.ranking(), metrics)[:2]:
+        found[name] = lambda _, result, name=name: _short(result.best.get(name, ""))  # type: ignore[misc]
+    found["trial"] = lambda trial, _: str(trial.number)
+    if metrics.target is not None:
+        found[f"epochs to {target(metrics)}"] = lambda _, result: _short(result.hit["epoch"]) if result.hit else "never"
+        found["seconds"] = lambda _, result: f"{result.hit['seconds']:.2f}" if result.hit else ""
+    return found
+
+
 def table(study: Study) -> Table:
     """The best trial of every cell, best first."""
-    ranking, metrics = study.ranking(), study.space.metrics
-    several = len(study.space.search.optimizers) > 1
-    others = other_metrics(ranking, metrics)[:2]
+    shown = columns(study)
     result = Table(box=None, pad_edge=False, title="best trial of each cell", title_justify="left", title_style="bold")
-    for name in ["", "batch size", *(["optimizer"] if several else []), "schedule", "learning rate", metrics.objective]:
-        result.add_column(name, justify="left" if name in ("optimizer", "schedule") else "right", no_wrap=True)
-    for name in [
-        *others,
-        "trial",
-        *([f"epochs to {target(metrics)}", "seconds"] if metrics.target is not None else []),
-    ]:
-        result.add_column(name, justify="right")
-    for place, (trial, outcome) in enumerate(ranking[:ROWS], start=1):
-        rate = trial.params.get("learning_rate")
-        cells = [str(place), str(trial.params["batch_size"]), *([trial.params["optimizer"]] if several else [])]
-        cells += [trial.params["schedule"], "own" if rate is None else f"{rate:.3g}", f"{outcome.value:.4g}"]
-        cells += [f"{outcome.best[name]:.4g}" if name in outcome.best else "" for name in others]
-        cells.append(str(trial.number))
-        if metrics.target is not None:
-            hit = outcome.hit
-            cells += ["never", ""] if hit is None else [f"{hit['epoch']:.3g}", f"{hit['seconds']:.2f}"]
-        result.add_row(*cells, style="bold" if place == 1 else None)
+    for name in ["", *shown]:
+        words = name in ("optimizer", "schedule")
+        result.add_column(name, justify="left" if words else "right", no_wrap=not name.startswith("epochs"))
+    for place, (trial, outcome) in enumerate(study.ranking()[:ROWS], start=1):
+        cells = [value(trial, outcome) for value in shown.values()]
+        result.add_row(str(place), *cells, style="bold" if place == 1 else None)
     return result
+
+
+def _heading(name: str) -> str:
+    """A sampled parameter without the path that leads to it: `model.init_args.network.class_path` is the network."""
+    *path, last = name.split(".")
+    return path[-1] if last == "class_path" else last
+
+
+def _rate(trial: TrialConfig) -> str:
+    rate = trial.params.get("learning_rate")
+    return "own" if rate is None else f"{rate:.3g}"
+
+
+def _short(value: Any) -> str:
+    """Four significant digits; of an import path, the class."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).rpartition(".")[2] if isinstance(value, str) else str(value)
 
 
 def target(metrics: MetricsConfig) -> str:
@@ -93,7 +122,7 @@ def _fastest(study: Study) -> str:
     _, _, largest, steps = min((entry[3]["step"], *entry[1:]) for entry in hits)
     text = (
         f"{len(hits)} of {ended} trials reached {target(metrics)}: on the fewest examples {_named(trial)} "
-        f"({hit['epoch']:.3g} epochs)"
+        f"({hit['epoch']:.3g} epoch{'' if hit['epoch'] == 1 else 's'})"
     )
     if largest is trial:
         return f"{text}, which also took the fewest steps ({steps['step']:.0f})."

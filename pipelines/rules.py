@@ -17,7 +17,7 @@ _RANGE_KEYS = frozenset(field.name for field in dataclasses.fields(RangeConfig))
 _TREES = ("model.init_args.", "data.init_args.")
 _OF_OPTIMIZER = ("warmup", "weight_decay")
 """Fields of `training` that go into the optimizer and schedule which Regatta builds."""
-_GIVEN_BY_USER = {"models.data.Text": "a UTF-8 text file to learn", "models.data.HuggingFace": "a dataset's name"}
+_GIVEN_BY_USER = {"models.text.Text": "a UTF-8 text file to learn", "models.hub.HuggingFace": "a dataset's name"}
 """Datamodules that nothing can be said of before their `path` is given."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from search.cluster import connected, dashboard_address
 from search.executors import DaskExecutor, Executor
 from search.export import export
 from search.race import Race, SearchFailed
-from search.space import SearchSpace
+from search.space import SearchSpace, parameter_names
 from search.study import Study
 from tracking.ledger import Ledger, driver_lock
 from tracking.sync import Sync
@@ -83,20 +82,30 @@ def main(recipe: Recipe) -> int:
 
 
 def run(session: Session) -> int:
-    """Start the workers and race."""
+    """Start the workers and race, unless nothing is left to train."""
     recipe, console, study = session.recipe, session.console, session.study
     started = time.monotonic()
-    # Where the user stands is where their modules are found, as with `python script.py`.
-    with connected(recipe.cluster, paths=[os.getcwd()]) as client:
-        executor = DaskExecutor(client)
-        race = Race(study, executor, session.ledger, str(session.folder / "checkpoints"))
-        race.restore()
-        facts = preflight(executor, study)
-        introduce(session, facts, dashboard=dashboard_address(client) if recipe.cluster.dashboard else None)
-        with Display(console, note=lambda: note(session)) as display:
-            race.run(stopping=lambda: bool(session.interrupts), watch=display.watch)
-    console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
+    race = Race(study, session.ledger, str(session.folder / "checkpoints"))
+    race.restore()
+    if race.is_over:
+        start_sync(session)
+        console.print(f"[bold]{recipe.name}[/]: {len(study.trials())} trials, all done before", highlight=False)
+    else:
+        # Where the user stands is where their modules are found, as with `python script.py`.
+        with connected(recipe.cluster, paths=[os.getcwd()]) as client:
+            executor = DaskExecutor(client)
+            introduce(session, preflight(executor, study), dashboard=dashboard_address(client))
+            start_sync(session)
+            with Display(console, note=lambda: note(session)) as display:
+                race.run(executor, stopping=lambda: bool(session.interrupts), watch=display.watch)
+        console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
     return 0
+
+
+def start_sync(session: Session) -> None:
+    """Begin to write to MLflow: not before, since its import would take the processor from the workers'."""
+    if session.sync is not None:
+        session.sync.start()
 
 
 def preflight(executor: Executor, study: Study) -> dict[str, Any]:
@@ -148,7 +157,8 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ledger.set_meta("experiment", recipe.tracking.experiment or recipe.name)
         ledger.set_meta("metrics", asdict(recipe.metrics))
         ledger.set_meta("recipe", to_yaml(recipe))
-        ledger.set_meta("tags", study_tags())
+        ledger.set_meta("params", space)
+        ledger.set_meta("tags", {**versions(), "mlflow.source.name": "regatta search"})
         ledger.set_meta("view", view(recipe))
         ledger.set_meta("status", "RUNNING")
         write(folder / "recipe.yaml", to_yaml(recipe))
@@ -160,9 +170,11 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
 
 
 def view(recipe: Recipe, others: Sequence[str] = ()) -> dict[str, str]:
-    """How the study's runs first look in the MLflow UI."""
-    metrics = recipe.metrics
-    return experiment_tags(minimize=metrics.direction == "min", others=others)
+    """How the study's runs first look in the MLflow UI: what differs between them, and what came of it."""
+    search = recipe.search
+    several = ["optimizer"] if len(search.optimizers) > 1 else []
+    params = ["batch_size", *several, "schedule", *parameter_names(space_of(recipe).cells())]
+    return experiment_tags(minimize=recipe.metrics.direction == "min", params=params, others=others)
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
@@ -187,13 +199,12 @@ def differences(before: dict[str, Any], now: dict[str, Any], folder: Path, where
             )
 
 
-def study_tags() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of everything that matters, and the git commit of the folder that the user works in."""
-    versions = {f"version.{name}": metadata.version(name) for name in VERSIONS}
-    git = shutil.which("git")
-    head = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False) if git else None
-    commit = {"git_commit": head.stdout.strip()} if head and head.returncode == 0 else {}
-    return {**versions, "version.python": sys.version.split()[0], **commit}
+    found = {f"version.{name}": metadata.version(name) for name in VERSIONS}
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = {"git_commit": git.stdout.strip()} if git.returncode == 0 else {}
+    return {**found, "version.python": sys.version.split()[0], **commit}
 
 
 @contextmanager
@@ -203,7 +214,6 @@ def syncing(recipe: Recipe, folder: Path) -> Iterator[Sync | None]:
         yield None
         return
     sync = Sync(folder, uri=recipe.tracking.uri, home=home(), system_metrics=recipe.tracking.system_metrics)
-    sync.start()
     try:
         yield sync
     finally:
@@ -215,7 +225,7 @@ def note(session: Session) -> str:
     return (session.sync.problem() or "") if session.sync else ""
 
 
-def introduce(session: Session, facts: dict[str, Any], *, dashboard: str | None) -> None:
+def introduce(session: Session, facts: dict[str, Any], *, dashboard: str) -> None:
     """Say what is about to happen."""
     study, console = session.study, session.console
     done = len([trial for cell in study.cells.values() for trial in cell.ended()])
@@ -229,7 +239,7 @@ def introduce(session: Session, facts: dict[str, Any], *, dashboard: str | None)
     console.print(
         "steps of a training by batch size: " + ", ".join(f"{size}: {steps[size]:,}" for size in steps), highlight=False
     )
-    if dashboard:
+    if session.recipe.cluster.dashboard:
         console.print(f"Dask: {dashboard}", highlight=False, soft_wrap=True)
 
 
@@ -238,7 +248,7 @@ def conclude(session: Session, *, complete: bool) -> None:
     study, folder, console = session.study, session.folder, session.console
     said = results.sentences(study)
     if study.ranking():
-        write(folder / "best.yaml", results.best_yaml(study, name=folder.name, versions=study_tags()))
+        write(folder / "best.yaml", results.best_yaml(study, name=folder.name, versions=versions()))
         console.print(results.table(study))
     for sentence in said:
         console.print(escape(sentence), highlight=False)

@@ -25,4 +25,4 @@ def sweep(folder: str, *, keep: Iterable[str | None]) -> None:
     with contextlib.suppress(FileNotFoundError):
         for file in filesystem.ls(path, detail=False):
             if PurePosixPath(file).name not in kept:
-                discard(filesystem.unstrip_protocol(file))
+                filesystem.rm_file(file)

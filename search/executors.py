@@ -37,6 +37,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def slots(self) -> int:
+        """Tasks that run at the same time."""
+        ...
+
+    @property
     def in_flight(self) -> int:
         """Segments submitted and not yet handed back."""
         ...
@@ -109,6 +114,11 @@ class SerialExecutor:
         return 1
 
     @property
+    def slots(self) -> int:
+        """This process."""
+        return 1
+
+    @property
     def in_flight(self) -> int:
         """Segments submitted and not yet handed back."""
         return sum(len(segments) for segments in self._waiting)
@@ -123,7 +133,10 @@ class SerialExecutor:
             return []
         segments = self._waiting.popleft()
         payloads = [segment.to_json() for segment in segments]
-        return [SegmentResult.from_json(result) for result in run_segments(self._function, payloads)]
+        try:
+            return [SegmentResult.from_json(result) for result in run_segments(self._function, payloads)]
+        except Exception as error:  # As on a worker: what the function did not turn into a value itself.
+            return [failed(segment, f"lost_worker: {type(error).__name__}: {error}") for segment in segments]
 
     def call(self, function: str, payload: Any) -> Any:
         """Call it here."""
@@ -144,7 +157,7 @@ class DaskExecutor:
     def __init__(self, client: Client, function: str = TRAIN) -> None:
         self._client = client
         self._function = function
-        self._running: dict[str, tuple[Future, Sequence[Segment]]] = {}
+        self._running: dict[str, tuple[Future[Any], Sequence[Segment]]] = {}
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._submitted = 0
         self._slots = len(client.scheduler_info(n_workers=-1)["workers"])
@@ -153,7 +166,12 @@ class DaskExecutor:
     @property
     def capacity(self) -> int:
         """Two per worker: one runs, one waits."""
-        return IN_FLIGHT * self._slots
+        return IN_FLIGHT * self.slots
+
+    @property
+    def slots(self) -> int:
+        """One per worker."""
+        return self._slots
 
     @property
     def in_flight(self) -> int:
@@ -195,7 +213,8 @@ class DaskExecutor:
 
     def request_stop(self) -> None:
         """Raise the flag in every worker process."""
-        self._client.run(set_stop, True)
+        # A worker that is dying just now needs no flag.
+        self._client.run(set_stop, True, on_error="ignore")
 
     def lost(self) -> str | None:
         """Whether the scheduler is gone."""
@@ -206,7 +225,7 @@ def _call(function: str, payload: Any) -> Any:
     return find(function)(payload)
 
 
-def _reason(future: Future) -> str:
+def _reason(future: Future[Any]) -> str:
     error = future.exception() if future.status == "error" else None
     if isinstance(error, KilledWorker):
         return f"lost_worker: two workers died while they ran it, the last one at {error.last_worker.address}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from search.config import RangeConfig
-from search.space import value_at
+from search.space import value_at, values_in
 
 DRAWS = 64
 """Points drawn for every configuration wanted, before a space is taken to have no more different ones."""
@@ -65,12 +66,13 @@ def different(
     """The first `count` points that differ from each other and are not `known`; fewer when hardly any more come."""
     seen = set(known)
     found: list[Point] = []
+    wanted = min(count, math.prod(values_in(extent) for extent in ranges.values()) - len(seen))
     for point in islice(points, DRAWS * count):
+        if len(found) >= wanted:
+            break
         if identity(point, ranges) not in seen:
             seen.add(identity(point, ranges))
             found.append(point)
-        if len(found) == count:
-            break
     return found
 
 

@@ -32,7 +32,6 @@ class Race:
     """What is under way. Everything here can be rebuilt from the ledger."""
 
     study: Study
-    executor: Executor
     ledger: Ledger
     folder: str
     """Where checkpoints go (path or fsspec URL)."""
@@ -43,8 +42,15 @@ class Race:
     retried: set[int] = field(default_factory=set)
     failures: int = 0
     """Trials in a row that failed in the user's code."""
+    slots: int = 1
+    """Segments that train at the same time."""
 
-    def run(self, *, stopping: Callable[[], bool], watch: Callable[[Race], None]) -> None:
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train."""
+        return not self.waiting and not self.running and self.study.is_over
+
+    def run(self, executor: Executor, *, stopping: Callable[[], bool], watch: Callable[[Race], None]) -> None:
         """Race until nothing is left to ask and nothing runs, or until `stopping` says so.
 
         Raises:
@@ -52,24 +58,25 @@ class Race:
             SearchFailed: everything fails, or the cluster is gone.
         """
         told_to_stop = False
+        self.slots = executor.slots
         while True:
             if stopping() and not told_to_stop:
                 told_to_stop = True
-                self.executor.request_stop()
+                executor.request_stop()
             if not told_to_stop:
-                self.fill()
+                self.fill(executor)
             watch(self)
-            if not self.executor.in_flight:
+            if not executor.in_flight:
                 break
-            for result in self.executor.completed(WAIT):
+            for result in executor.completed(WAIT):
                 self.take(result)
-            lost = self.executor.lost()
+            lost = executor.lost()
             if lost is not None:
                 raise SearchFailed(f"{lost}. Everything that came back before is kept.")
 
-    def fill(self) -> None:
+    def fill(self, executor: Executor) -> None:
         """Keep every worker busy: paused trials first, then new ones."""
-        free = self.executor.capacity - self.executor.in_flight
+        free = executor.capacity - executor.in_flight
         fresh: list[TrialConfig] = []
         while len(self.waiting) + len(fresh) < free and (trial := self.study.ask()) is not None:
             fresh.append(trial)
@@ -79,7 +86,7 @@ class Race:
         for _ in range(min(free, len(self.waiting))):
             segment = self.waiting.popleft()
             self.running[segment.trial] = segment
-            self.executor.submit([segment])
+            executor.submit([segment])
 
     def first_segment(self, trial: TrialConfig) -> Segment:
         """A trial from its start."""

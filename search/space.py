@@ -154,8 +154,17 @@ def value_at(extent: RangeConfig, u: float) -> Any:
     if step is None:
         return extent.low + u * (extent.high - extent.low)
     count = round((extent.high - extent.low) / step) + 1
-    value = extent.low + min(int(u * count), count - 1) * step
+    value = min(extent.low + min(int(u * count), count - 1) * step, extent.high)
     return int(value) if extent.is_integer else value
+
+
+def values_in(extent: RangeConfig) -> float:
+    """How many different values a range has; infinity where it is continuous."""
+    if extent.values is not None:
+        return len(extent.values)
+    assert extent.low is not None and extent.high is not None, "a range without values has bounds"
+    step = extent.step or (1 if extent.is_integer else None)
+    return math.inf if step is None else round((extent.high - extent.low) / step) + 1
 
 
 def edge_of(extent: RangeConfig, value: float) -> str | None:

@@ -229,6 +229,11 @@ class Study:
                     study.closed = True
 
     @property
+    def is_over(self) -> bool:
+        """Whether every trial has its result and no cell has another one to propose."""
+        return not any(study.waiting or study.propose() for study in self.cells.values())
+
+    @property
     def planned(self) -> int:
         """Trials that the search will have had when it is done, as far as is known now."""
         return sum(study.planned for study in self.cells.values())

@@ -1,4 +1,4 @@
-"""What several tests of training share: small configurations, chains of segments, and classes as a user would write them."""
+"""What tests of training share: small configurations, chains of segments, and classes as a user would write them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from models.config import TrainConfig
 from models.segment import Point, Segment, SegmentResult
 from models.train import train_segment
-from torch import Tensor
 
 _numbers = itertools.count()
 
@@ -38,7 +39,7 @@ def user_code(folder: Path, monkeypatch: pytest.MonkeyPatch, lightning: str = "p
 
 
 def config_of(code: ModuleType, **changes: Any) -> TrainConfig:
-    """Three epochs of 13 steps with momentum, dropout, batch norm, shuffling and warm-up; `model`, `data` are class names."""
+    """Three epochs of 13 steps, momentum, dropout, batch norm, shuffling, warm-up; `model`, `data`: class names."""
     model, data = changes.pop("model", "Net"), changes.pop("data", "Data")
     values: dict[str, Any] = {
         "model": {"class_path": f"{code.__name__}.{model}", "init_args": changes.pop("model_args", {})},
@@ -84,15 +85,15 @@ def train(
 def chain(
     config: TrainConfig, folder: Path, *, every: int | None = None, untils: tuple[float, ...] = (), **fields: Any
 ) -> list[SegmentResult]:
-    """All segments of a trial that pauses: after `every` so many looks at `stop`, at each of `untils`, or as `fields` say."""
+    """All segments of a trial that pauses: after `every` looks at `stop`, at each of `untils`, or as `fields` say."""
     parts: list[SegmentResult] = []
     limits = iter(untils)
     while not parts or parts[-1].status == "PAUSED":
-        before = {"from_step": parts[-1].to_step} if parts else {}
+        before: dict[str, Any] = {"from_step": parts[-1].to_step} if parts else {}
         if parts:
-            before |= {"checkpoint": parts[-1].checkpoint, "sha256": parts[-1].sha256}  # type: ignore[dict-item]
+            before |= {"checkpoint": parts[-1].checkpoint, "sha256": parts[-1].sha256}
         calls = itertools.count(1)
-        stop = (lambda calls=calls: next(calls) >= every) if every else (lambda: False)  # type: ignore[misc]
+        stop = (lambda calls=calls: next(calls) >= every) if every else (lambda: False)
         parts.append(train(config, folder, stop=stop, until=next(limits, 1.0), **before, **fields))
         assert len(parts) < 100, "a chain of segments that does not end"
     return parts

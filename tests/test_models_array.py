@@ -14,6 +14,7 @@ import array_modules
 import pytest
 import torch
 from helpers import config_of, curve_of, same_weights, weights_of
+
 from models import schedules, stacked
 from models.array import train_array
 from models.config import TrainConfig

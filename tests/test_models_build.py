@@ -1,4 +1,4 @@
-"""Classes by import path: built with their nested arguments, mistakes told in one sentence each, the right Lightning found."""
+"""Classes by import path: built with their nested arguments, every mistake a sentence, the right Lightning found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers import user_code
+
 from models.build import ConfigError, build, find_class, lightning_of
 from models.nets import MLP
 from models.task import Classifier
@@ -30,7 +31,7 @@ def test_objects_in_lists_and_mappings_are_built_too() -> None:
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ({"class_path": "no_such_package.Net"}, "`model.class_path` must be importable, but 'no_such_package.Net' is not"),
+        ({"class_path": "no_such_package.Net"}, "must be importable, but 'no_such_package.Net' is not"),
         ({"class_path": "models.nets.MPL"}, "has no class 'MPL'. Did you mean `MLP`?"),
         ({"class_path": "models.build.build"}, "must name a class, but `models.build` has no class 'build'"),
         (
@@ -42,8 +43,8 @@ def test_objects_in_lists_and_mappings_are_built_too() -> None:
             "Did you mean `classes`?",
         ),
         (
-            {"class_path": "models.nets.MLP", "init_args": {"features": 4, "hidden": []}},
-            "`model.init_args.classes` must be set: MLP needs it.",
+            {"class_path": "models.task.Classifier", "init_args": {"label_smoothing": 0.1}},
+            "`model.init_args.network` must be set: Classifier needs it.",
         ),
         (
             {

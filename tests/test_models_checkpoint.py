@@ -1,4 +1,4 @@
-"""Checkpoints, and the random and measured state that they carry: whole or not at all, data only, exact when put back."""
+"""Checkpoints and the random and measured state in them: whole or not at all, data only, exact when put back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import config_of
+
 from models import checkpoint, rng
 from models.checkpoint import CheckpointError
 from models.recorder import Recorder

@@ -11,6 +11,7 @@ from typing import Any
 import array_modules
 import pytest
 from helpers import config_of, user_code
+
 from models import rng
 from models.comparison import attributes, same_values, unchanged
 from models.config import TrainConfig

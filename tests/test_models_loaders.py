@@ -1,4 +1,4 @@
-"""Batches and the data they come from: an order of (seed, epoch) alone, the same examples from memory as from a DataLoader."""
+"""Batches: an order of (seed, epoch) alone, from memory the same as from a DataLoader, and data prepared once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from helpers import config_of, train, user_code
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorDataset
+
 from models import loaders, prepared
 from models.loaders import BatchList, LoaderBatches, MemoryBatches, OrderedLoader, batch_examples, permutation
 from models.seeds import derive
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def flat(loader: OrderedLoader) -> list[int]:
 
 
 def test_a_seed_is_the_same_everywhere() -> None:
-    assert derive(1, "order", 2) == 3160867421446204226
+    assert derive(1, "order", 2) == 3065074137191776962
     assert derive(1, "order", 2) != derive(1, "order", 3)
     assert all(0 <= derive(i) < 2**63 for i in range(100))
 
@@ -108,8 +109,9 @@ def test_batches_from_memory_look_as_those_of_a_dataloader(kind: type) -> None:
     dataset = Mappings(kind)
     ours = ordered(dataset, 4, shuffle=False)
     assert isinstance(ours.source, MemoryBatches)
-    for mine, other in zip(ours, DataLoader(dataset, 4), strict=True):
-        assert type(mine) is type(other) is kind
+    both: list[tuple[Any, Any]] = list(zip(ours, DataLoader(dataset, 4), strict=True))
+    for mine, other in both:
+        assert [type(mine), type(other)] == [kind, kind]
         assert type(mine["y"]) is type(other["y"])
         pairs = [(mine["x"], other["x"]), *zip(mine["y"], other["y"], strict=True)]
         assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in pairs)

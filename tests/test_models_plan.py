@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers import config_of
+
 from models.build import ConfigError
 from models.config import TrainConfig
 from models.plan import Plan, evaluation_steps, plan_training, steps_in_epoch
@@ -71,5 +72,5 @@ def test_a_segment_ends_at_the_first_evaluation_at_or_past_its_rung(progress: fl
 
 
 def test_an_epoch_without_a_step_is_a_mistake() -> None:
-    with pytest.raises(ConfigError, match="`batch_size` must leave at least one step in an epoch of 5 examples, but got 8"):
+    with pytest.raises(ConfigError, match="`batch_size` must leave a step in an epoch of 5 examples, but got 8"):
         plan_of(examples=5, drop_last=True)

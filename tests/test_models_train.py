@@ -8,16 +8,17 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from helpers import chain, config_of, curve_of, in_another_process, same_weights, train, user_code, weights_of
+from torch import nn
+
 from models import schedules
 from models.config import TrainConfig
+from models.loaders import permutation
 from models.segment import Segment
 from models.task import Classifier
 from models.train import train_segment
-from torch import nn
 
 LIGHTNINGS = ("pytorch_lightning", "lightning.pytorch")
 
@@ -148,13 +149,13 @@ def test_a_module_of_one_lightning_takes_data_of_the_other(tmp_path: Path, monke
 
 def test_the_transfer_hooks_of_a_datamodule_are_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = user_code(tmp_path, monkeypatch)
-    results = {}
+    seen: dict[str, list[float]] = {}
     for data in ("Data", "Transfers"):
         code.Remembers.seen.clear()
-        results[data] = train(config_of(code, model="Remembers", data=data, epochs=1), tmp_path)
-        assert results[data].status == "COMPLETE", results[data].reason
-        results[data] = [2 * v if data == "Transfers" else v for batch in code.Remembers.seen for v in batch]
-    assert results["Data"] == results["Transfers"]
+        result = train(config_of(code, model="Remembers", data=data, epochs=1), tmp_path)
+        assert result.status == "COMPLETE", result.reason
+        seen[data] = [number for batch in code.Remembers.seen for number in batch]
+    assert [2 * number for number in seen["Transfers"]] == seen["Data"]
 
 
 @pytest.mark.parametrize(
@@ -237,13 +238,15 @@ def test_the_gradients_norm_is_taken_before_clipping(
 
 def test_duplicating_every_example_of_a_batch_leaves_the_gradient_unchanged() -> None:
     torch.manual_seed(0)
-    task = Classifier(nn.Linear(4, 3)).double()
+    network = nn.Linear(4, 3).double()
+    task = Classifier(network)
     x, y = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
     gradients = []
     for times in (1, 2):
         task.zero_grad()
         task.training_step((x.repeat(times, 1), y.repeat(times)), 0).backward()
-        gradients.append(task.network.weight.grad.clone())
+        assert network.weight.grad is not None
+        gradients.append(network.weight.grad.clone())
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
 
 
@@ -272,8 +275,7 @@ def test_the_train_loss_is_the_mean_over_the_steps_since_the_last_evaluation(
     torch.manual_seed(1)
     module = code.Net(dropout=0.0)
     for epoch, point in enumerate(result.curve):
-        order = torch.cat([torch.as_tensor(i) for i in _orders(config, epoch)])
-        batches = order.split(20 // accumulate)
+        batches = permutation(100, config.seed_order, epoch).split(20 // accumulate)
         losses = [module.loss((x[i], y[i])).item() for i in batches]
         assert point["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
@@ -408,6 +410,21 @@ def test_slurms_variables_change_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         assert result.status == "COMPLETE", result.reason
 
 
+def test_a_module_keeps_its_name_and_its_copies_while_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = user_code(tmp_path, monkeypatch)
+    result = train(config_of(code, model="Introspects"), tmp_path)
+    assert result.status == "COMPLETE", result.reason
+
+
+def test_a_training_step_may_take_the_batch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = user_code(tmp_path, monkeypatch)
+    alone, usual = (train(config_of(code, model=model), tmp_path / model) for model in ("TakesBatchAlone", "Net"))
+    assert alone.status == "COMPLETE", alone.reason
+    assert same_weights(alone, usual)
+
+
 def test_several_manual_steps_in_a_batch_are_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = user_code(tmp_path, monkeypatch)
     for steps in (0, 3):
@@ -466,9 +483,3 @@ class _Malicious:
 
 def _with(config: TrainConfig, **changes: Any) -> TrainConfig:
     return TrainConfig.from_json({**config.to_json(), **changes})
-
-
-def _orders(config: TrainConfig, epoch: int) -> list[np.ndarray]:
-    from models.loaders import permutation
-
-    return [permutation(100, config.seed_order, epoch).numpy()]

@@ -220,7 +220,7 @@ WHOLE = [
         "r.yaml:6: `data.init_args.batch_size` must be left out: the batch size is searched.",
     ),
     (
-        SOUND.replace("models.data.Digits", "models.data.Text"),
+        SOUND.replace("models.data.Digits", "models.text.Text"),
         "r.yaml:6: `data.init_args.path` must be a UTF-8 text file to learn, but got null. "
         "Give it in the recipe, or as `--data.init_args.path PATH`.",
     ),

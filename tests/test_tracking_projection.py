@@ -89,7 +89,7 @@ def test_a_trials_result_is_summed_up_in_columns() -> None:
         "result/seconds_to_target": 2.0,
     }
     assert {(point.step, point.timestamp_ms) for point in projection.summary(outcome)} == {
-        (60, round(1000 * outcome["ended"]))
+        (0, round(1000 * outcome["ended"]))
     }
 
 

@@ -92,6 +92,11 @@ def params(config: Row) -> dict[str, str]:
     return {legal_name(name): _text(value) for name, value in merged.items() if value not in (None, "")}
 
 
+def study_params(tree: Row) -> dict[str, str]:
+    """What a whole search has in common, with dotted names: the params of its own run."""
+    return {legal_name(name): _text(value) for name, value in _flat("", tree).items() if value not in (None, "")}
+
+
 def points(config: Row, segments: Sequence[Row], *, after: int) -> list[MetricPoint]:
     """The evaluations later than step `after`, as metrics.
 
@@ -118,15 +123,17 @@ def _point_metrics(point: Row, timestamp_ms: int, batch_size: int) -> Iterator[M
 
 
 def summary(result: Row) -> list[MetricPoint]:
-    """What a whole trial came to, as `result/...`: the columns of MLflow's table of runs."""
+    """What a whole trial came to, as `result/...`: the columns of MLflow's table of runs.
+
+    All at step 0: what has that step alone is drawn as bars, one for each run, instead of as a line with one point.
+    """
     values = {name: result[name] for name in TOTALS if result[name] is not None}
     values |= {f"best_{name}": value for name, value in result["best"].items() if name not in AXES}
     values |= {f"final_{name}": value for name, value in result["final"].items() if name not in ("step", *AXES)}
     values |= {TO_TARGET[name]: value for name, value in (result["hit"] or {}).items() if name in TO_TARGET}
-    timestamp_ms, step = round(1000 * result["ended"]), int(result["steps"])
+    timestamp_ms = round(1000 * result["ended"])
     return [
-        MetricPoint(legal_name(f"result/{name}"), _plottable(value), timestamp_ms, step)
-        for name, value in values.items()
+        MetricPoint(legal_name(f"result/{name}"), _plottable(value), timestamp_ms, 0) for name, value in values.items()
     ]
 
 
@@ -138,10 +145,11 @@ def _plottable(value: float) -> float:
 def _flat(prefix: str, tree: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(f"{prefix}.{name}", value)
+        path = f"{prefix}.{name}".lstrip(".")
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(path, value)
         else:
-            flat[f"{prefix}.{name}"] = value
+            flat[path] = value
     return flat
 
 

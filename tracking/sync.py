@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 class Projection:
     """Brings one MLflow store up to one ledger. What it read in the ledger it never contradicts in MLflow.
 
-    Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `description` (Markdown), `recipe`
-    (YAML text), `artifact:<file name>` (text), `results` (name to number), `view` (tags of the experiment) and `status`
-    (RUNNING, FINISHED, ...) of the search's own run.
+    Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `params` (a tree, final),
+    `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (text), `results` (name to number), `view`
+    (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the search's own run.
     """
 
     def __init__(self, ledger: Ledger, writer: RunWriter, *, watch: bool = False) -> None:
@@ -108,13 +108,14 @@ class Projection:
         if "view" in notes:
             self._writer.tag_experiment(notes["view"].value)
             self._ledger.notes_sent([notes["view"]])
-        sent = [notes[key] for key in ("tags", "description", "results") if key in notes]
+        sent = [notes[key] for key in ("tags", "params", "description", "results") if key in notes]
         if sent:
             tags = self._study_tags() if "tags" in notes else {}
             if "description" in notes:
                 tags[DESCRIPTION] = notes["description"].value
             points = _results(notes["results"]) if "results" in notes else []
-            self._writer.log(parent, params={}, tags=tags, points=points)
+            params = projection.study_params(notes["params"].value) if "params" in notes else {}
+            self._writer.log(parent, params=params, tags=tags, points=points)
             self._ledger.notes_sent(sent)
         if self._watch:
             self._watch = False
