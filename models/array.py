@@ -25,7 +25,7 @@ from models.lockstep import TrialArray
 from models.members import Member
 from models.prepared import prepare
 from models.segment import Segment, SegmentResult
-from models.train import out_of_memory, one_process, silence, take_back_interrupt, train_segment
+from models.train import one_process, out_of_memory, silence, take_back_interrupt, train_segment
 
 
 def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambda: False) -> list[SegmentResult]:
