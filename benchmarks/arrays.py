@@ -93,7 +93,7 @@ def pair(configs: Sequence[TrainConfig]) -> tuple[float, float]:
 
 def table(options: argparse.Namespace) -> None:
     """A line for each model, batch size and width: medians of pairs."""
-    print(f"{'model':<20}{'batch':>6}{'width':>6}{'alone':>12}{'array':>12}{'ratio':>8}   of {options.repeats} pairs")
+    print(f"{'model':<20}{'batch':>6}{'width':>6}{'alone':>12}{'array':>12}{'ratio':>8}   {options.repeats} pairs")
     for model in options.models:
         for batch_size in options.batch_sizes:
             for width in options.widths:

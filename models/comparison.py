@@ -22,6 +22,8 @@ from models.vmapped import OWN, Log, Logged, Stack, Unfusable, call, detach, lay
 
 MEMBERS = 3
 """Members that are compared: two might agree by symmetry."""
+LARGEST = 10_000_000
+"""Parameters above which nothing is compared: such modules fill a device alone, and six copies are made here."""
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Largest difference, relative to the largest number: far above rounding, far below what another computation gives."""
 
@@ -63,9 +65,12 @@ class _Comparison:
             for member in range(MEMBERS)
         ]
         self.orders = [permutation(self.data.examples, c.seed_order, 0) for c in configs]
-        self.singles = [build_module(c, self.data).to(dtype) for c in configs]
-        if not self.singles[0].automatic_optimization:
+        first = build_module(configs[0], self.data).to(dtype)
+        if not first.automatic_optimization:
             raise Unfusable("it optimizes by hand")
+        if (size := sum(parameter.numel() for parameter in first.parameters())) > LARGEST:
+            raise Unfusable(f"it has {size:,} parameters, and more than {LARGEST:,} gain nothing")
+        self.singles = [first, *(build_module(c, self.data).to(dtype) for c in configs[1:])]
         for module in self.singles:
             detach(module)
         self.streams = Streams([Generator().manual_seed(c.seed_dropout) for c in configs])

@@ -14,7 +14,7 @@ from models.loaders import BatchList, MemoryBatches
 from models.members import DTYPES
 from models.prepared import PreparedData, prepare
 from models.stacked import STACKED
-from models.train import is_out_of_memory
+from models.train import out_of_memory
 from models.vmapped import Unfusable
 
 HOOKS = (
@@ -80,7 +80,7 @@ def _examine(config: TrainConfig) -> Verdict:
     except Unfusable as refusal:
         return Verdict(reason=str(refusal))
     except Exception as error:  # Whatever vmap cannot do, or a user's code does not survive.
-        if isinstance(error, ConfigError) or is_out_of_memory(error):
+        if isinstance(error, ConfigError) or out_of_memory(error):
             raise
         return Verdict(reason=f"under vmap: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
     finally:

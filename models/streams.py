@@ -13,11 +13,10 @@ from torch.nn import functional
 
 
 class Streams:
-    """The generators of the members, in their order, and whether anything has been drawn from them."""
+    """The generators of the members, in their order."""
 
     def __init__(self, generators: Sequence[Generator]) -> None:
         self.generators = generators
-        self.used = False
 
     @contextmanager
     def instead_of_torch(self) -> Iterator[None]:
@@ -40,7 +39,6 @@ class Streams:
             return input
         if p == 1.0:
             return input * torch.zeros((), dtype=input.dtype, device=input.device)
-        self.used = True
         kept: Tensor = _Kept.apply(input.detach(), 1.0 - p, self.generators)  # type: ignore[no-untyped-call]
         return input.mul_(kept) if inplace else input * kept
 

@@ -63,11 +63,12 @@ def take_back_interrupt(error: SystemExit) -> None:
         raise error.__context__ from None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU or the host had no memory left."""
+def out_of_memory(error: Exception) -> str | None:
+    """Whose memory is used up, `oom_gpu` or `oom_host`; None for any other error."""
     text = str(error)
-    gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text
-    return gpu or isinstance(error, MemoryError) or "can't allocate memory" in text
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
+        return "oom_gpu"
+    return "oom_host" if isinstance(error, MemoryError) or "can't allocate memory" in text else None
 
 
 class _Run:
@@ -119,10 +120,8 @@ class _Run:
     def failed(self, error: Exception) -> None:
         """Tell what kind of failure an exception is."""
         text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
-            self.status, self.reason = "OOM", f"oom_gpu: {text}"
-        elif isinstance(error, MemoryError) or "can't allocate memory" in text:
-            self.status, self.reason = "OOM", f"oom_host: {text or 'out of memory'}"
+        if memory := out_of_memory(error):
+            self.status, self.reason = "OOM", f"{memory}: {text or 'out of memory'}"
         elif isinstance(error, ConfigError):
             self.status, self.reason = "FAILED", f"config: {text}"
         elif isinstance(error, CheckpointError):
@@ -168,7 +167,7 @@ def module_tree(config: TrainConfig) -> ModuleType:
 
 
 def silence() -> None:
-    """Keep Lightning from telling, once per trial, what it finds and does."""
+    """Keep both Lightnings from telling, once per trial, what they find and do."""
     for name in CHATTERING:
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -34,44 +34,42 @@ class Stack:
         self.module = modules[0]
         detach(self.module)
         self.steps = _Steps(self.module)
-        self.parameters = {
-            OWN + name: _stacked([dict(m.named_parameters())[name] for m in modules], layouts.get(OWN + name))
-            for name, _ in self.module.named_parameters()
-        }
-        self.buffers = {
-            OWN + name: _stacked([dict(m.named_buffers())[name] for m in modules], None)
-            for name, _ in self.module.named_buffers()
-        }
+        parameters, buffers = ([dict(named(m)) for m in modules] for named in (_parameters, _buffers))
+        self.parameters = {n: _stacked([own[n] for own in parameters], layouts.get(n)) for n in parameters[0]}
+        self.buffers = {n: _stacked([own[n] for own in buffers], None) for n in buffers[0]}
         # Names of one tensor: resolved once, since `functional_call` would walk through the module at every call.
         self.tied = tied_names(self.steps)
+        self.names = [*self.parameters, *self.buffers]
+        self.tensors = [*self.parameters.values(), *self.buffers.values()]
         self.trained = [p for p in self.parameters.values() if p.requires_grad]
 
     def train(self, batch: Any, index: int, streams: Streams) -> tuple[Tensor, Logged]:
         """Every member's loss [N] on its own batch (leaves [N, B, ...]), with what it logged, [N]."""
 
-        def one(parameters: Any, buffers: Any, batch: Any) -> tuple[Tensor, Logged]:
-            return loss_of(self._call(parameters, buffers, "training_step", batch, index)), self.module.logged.tensors()
+        def one(batch: Any, *tensors: Tensor) -> tuple[Tensor, Logged]:
+            return loss_of(self._call(tensors, "training_step", batch, index)), self.module.logged.tensors()
 
         self.module.logged = Log(training=True)
         with streams.instead_of_torch():
-            losses, logged = vmap(one)(self.parameters, self.buffers, batch)
+            # One by one: vmap takes a nest of containers apart at every call, which a small model would feel.
+            losses, logged = vmap(one)(batch, *self.tensors)
         return losses, logged
 
     def validate(self, batch: Any, index: int, streams: Streams) -> tuple[Logged, dict[str, int | None]]:
         """What every member logged about one batch that they share, [N], and the batch sizes that went with it."""
 
-        def one(parameters: Any, buffers: Any, batch: Any) -> Logged:
-            self._call(parameters, buffers, "validation_step", batch, index)
+        def one(batch: Any, *tensors: Tensor) -> Logged:
+            self._call(tensors, "validation_step", batch, index)
             logged: Logged = self.module.logged.tensors()
             return logged
 
         self.module.logged = Log(training=False)
         with torch.no_grad(), streams.instead_of_torch(), plain_attention():
-            logged: Logged = vmap(one, in_dims=(0, 0, None))(self.parameters, self.buffers, batch)
+            logged: Logged = vmap(one, in_dims=(None, *[0] * len(self.tensors)))(batch, *self.tensors)
         return logged, dict(self.module.logged.sizes)
 
-    def _call(self, parameters: Any, buffers: Any, method: str, batch: Any, index: int) -> Any:
-        state = {**parameters, **buffers}
+    def _call(self, tensors: Sequence[Tensor], method: str, batch: Any, index: int) -> Any:
+        state = dict(zip(self.names, tensors, strict=True))
         state |= {name: state[owner] for name, owner in self.tied.items()}
         return functional_call(self.steps, state, (method, batch, index), tie_weights=False)
 
@@ -89,8 +87,8 @@ class Stack:
     def state_of(self, member: int) -> dict[str, Tensor]:
         """The `state_dict` of one member, in ordinary form."""
         # The template's own tells the names, tied ones twice; tensors shared by two names are one in the stack.
-        owners = {id(p): self.parameters[OWN + n] for n, p in self.module.named_parameters()}
-        owners |= {id(b): self.buffers[OWN + n] for n, b in self.module.named_buffers()}
+        owners = {id(p): self.parameters[n] for n, p in _parameters(self.module)}
+        owners |= {id(b): self.buffers[n] for n, b in _buffers(self.module)}
         state: dict[str, Tensor] = self.module.state_dict(keep_vars=True)
         for name, value in state.items():
             state[name] = torch.empty(value.shape, dtype=value.dtype, device=value.device).copy_(
@@ -214,6 +212,14 @@ def layout_of(gradient: Tensor) -> tuple[int, ...]:
     """
     strides = gradient.stride()
     return tuple(sorted(range(gradient.ndim), key=lambda dim: (-strides[dim], dim)))
+
+
+def _parameters(module: Any) -> Iterator[tuple[str, Tensor]]:
+    return module.named_parameters(prefix=OWN.removesuffix("."))  # type: ignore[no-any-return]
+
+
+def _buffers(module: Any) -> Iterator[tuple[str, Tensor]]:
+    return module.named_buffers(prefix=OWN.removesuffix("."))  # type: ignore[no-any-return]
 
 
 def _stacked(tensors: Sequence[Tensor], layout: Sequence[int] | None) -> Tensor:

@@ -24,13 +24,14 @@ def numbers(count: int, seed: int) -> TensorDataset:
 
 
 class Sequences(pl.LightningDataModule):
-    def __init__(self, batch_size: int = 8, count: int = 60) -> None:
+    def __init__(self, batch_size: int = 8, shuffle: bool = True, drop_last: bool = False) -> None:
         super().__init__()
         self.batch_size = batch_size
-        self.count = count
+        self.shuffle = shuffle
+        self.drop_last = drop_last
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(numbers(self.count, 0), self.batch_size, shuffle=True)
+        return DataLoader(numbers(60, 0), self.batch_size, shuffle=self.shuffle, drop_last=self.drop_last)
 
     def val_dataloader(self) -> Any:
         return DataLoader(numbers(21, 1), 8)
@@ -180,6 +181,11 @@ class Single(Plain):
 
     def loss(self, batch: Batch) -> Tensor:
         return functional.cross_entropy(self.net(batch[0].float()), batch[1])
+
+
+class Large(Plain):
+    def network(self) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(24, 4096), nn.Linear(4096, 4096), nn.Linear(4096, 3))
 
 
 class FailsLate(Plain):

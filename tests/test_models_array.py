@@ -105,7 +105,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adam": {"optimizer": "adam"},
     "adamw": {"optimizer": "adamw"},
     "rmsprop": {"optimizer": "rmsprop"},
-    "accumulated": {"accumulate": 2, "train_loss": None},
+    "accumulated": {"accumulate": 2},
     "evaluations off the epochs' ends": {"evaluations": 7},
     "steps that end in mid-epoch": {"min_steps": 29, "evaluations": 4},
     "much logged, a train loss by name": {"model": "LogsMuch", "train_loss": "train_loss"},
@@ -113,6 +113,7 @@ CASES: dict[str, dict[str, Any]] = {
     "buffers": {"model": "KeepsMean"},
     "tied": {"model": "Tied", "optimizer": "adamw"},
     "attention with dropout": {"model": "Attention"},
+    "in order, whole batches only": {"data_args": {"shuffle": False, "drop_last": True}},
     "one batch an epoch": {"batch_size": 60},
 }
 

@@ -70,6 +70,7 @@ ALONE: dict[str, tuple[dict[str, Any], str]] = {
     "HasHook": ({"model": "HasHook"}, "`on_train_batch_end` of its own"),
     "OwnClipping": ({"model": "OwnClipping"}, "`configure_gradient_clipping` of its own"),
     "Nothing": ({"model": "Nothing"}, "no loss"),
+    "Large": ({"model": "Large"}, "16,896,003 parameters"),
     "its own optimizer": ({"optimizer": "own", "learning_rate": None}, "optimizer 'own'"),
     "mixed precision": ({"precision": "bf16-mixed"}, "bf16-mixed"),
     "two validation sets": ({"data": "TwoValidations"}, "validation data"),
