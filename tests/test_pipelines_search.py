@@ -31,6 +31,7 @@ PATIENCE = 240
 TINY = [
     "search", "--config", "smoke", "--search.batch_sizes", "[64]", "--search.schedules", "[constant, cosine]",
     "--search.trials", "2", "--training.epochs", "2", "--cluster.workers", "1",
+    "--search.arrays", "off",  # Alone, trials are equal to the bit.
 ]  # fmt: skip
 UNTRACKED = ["--tracking.mlflow", "false"]
 
@@ -432,6 +433,18 @@ def test_the_configurations_do_not_depend_on_the_number_of_workers(tmp_path: Pat
         succeeded(*TINY, *UNTRACKED, "--search.trials", "4", "--cluster.workers", workers, home=home)
         found.append((explored(home / "smoke"), sorted(row["result"]["value"] for row in rows(home / "smoke"))))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.slow
+def test_required_arrays_train_every_trial_side_by_side_and_an_audit_says_how_far_they_are_off(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    words = ["search", "--config", "smoke", *UNTRACKED, "--search.arrays", "require", "--search.audit", "0.5"]
+    said = succeeded(*words, home=home)
+    assert "trials train side by side (how many) at batch size 64 (16), 256 (16)" in said
+    assert "audit: 6 trials trained again alone; val_loss at the end differs by" in said
+    trials = table(home / "smoke" / "trials.csv")
+    assert {(row["tier"], row["time_mode"]) for row in trials} == {("array", "steps x step time alone")}
+    assert all(int(row["width"]) > 1 for row in trials)
 
 
 READY = [
