@@ -261,9 +261,11 @@ def introduce(session: Session, facts: dict[str, Any], *, dashboard: str) -> Non
 def tiers(gains: Gains) -> str:
     """Which trials train side by side, in a line."""
     wide = [f"{size} ({width})" for (size, _), width in gains.widths.items()]
-    alone = {reason: size for (size, _), reason in gains.reasons.items()}
     told = [f"side by side (how many) at batch size {', '.join(wide)}"] if wide else []
-    told += [f"alone at {size}: {reason}" for reason, size in alone.items()]
+    alone: dict[str, list[str]] = {}
+    for (size, _), reason in gains.reasons.items():
+        alone.setdefault(reason, []).append(str(size))
+    told += [f"alone at batch size {', '.join(sizes)}: {reason}" for reason, sizes in alone.items()]
     return "trials train " + ("; ".join(told) if told else "alone")
 
 

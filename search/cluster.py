@@ -64,7 +64,8 @@ class WorkerSetup(WorkerPlugin):
         # Behind everything else: a folder of the user's called `models` must not hide ours.
         sys.path.extend(path for path in self.paths if path not in sys.path)
         import_module("torch").set_num_threads(self.threads or worker.state.nthreads)
-        import_module("models.train")
+        # With Lightning, in all processes at the same time: its import takes as long as all else here.
+        import_module("models.probes")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,8 @@ from search.trial import TrialConfig, TrialResult
 
 LEAST = 1.2
 """An array is chosen where a trial in it takes its share of the time at least this many times faster than alone."""
+FEWEST = 8
+"""With fewer trials of a shape than this, an array gains less than its measurement takes."""
 PROBE = "models.probes.array_gain"
 
 Kind = tuple[int, str]
@@ -54,20 +57,24 @@ def measure(executor: Executor, study: Study) -> Gains:
     search = study.space.search
     if search.arrays == "off":
         return Gains()
-    cells = {cell.cell.kind: cell for cell in study.cells.values()}
+    planned: Counter[Kind] = Counter()
+    for cell in study.cells.values():
+        planned[cell.cell.kind] += cell.planned
+    required = search.arrays == "require"
+    reasons = {kind: "too few trials share its shape" for kind in planned if planned[kind] < FEWEST and not required}
+    cells = {cell.cell.kind: cell for cell in study.cells.values() if cell.cell.kind not in reasons}
     configs = [study.space.train_config(c.cell, c.explorations()[0], index=0) for c in cells.values()]
     found = executor.calls(PROBE, [config.to_json() for config in configs])
     measured = dict(zip(cells, found, strict=True))
-    reasons: dict[Kind, str] = {}
     for kind, gain in measured.items():
         if gain["reason"] is not None:
             reasons[kind] = gain["reason"]
-            if search.arrays == "require":
+            if required:
                 raise ValueError(
                     f"`search.arrays: require` needs trials that can train side by side, but at batch size {kind[0]} "
                     f"with {kind[1]} they cannot: {gain['reason']}. Set `search.arrays: auto`."
                 )
-        elif search.arrays == "auto" and gain["gain"] < LEAST:
+        elif not required and gain["gain"] < LEAST:
             reasons[kind] = f"side by side is {gain['gain']:.2g} times as fast, less than {LEAST}"
     return Gains(
         widths={kind: gain["width"] for kind, gain in measured.items() if kind not in reasons},
