@@ -97,8 +97,10 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _build_choice(choices: tuple[str, ...], value: Any, name: str, report: Report) -> Any:
-    if isinstance(value, str) and value in choices:
-        return value
+    # YAML reads an unquoted `off` as false, and `on` as true.
+    word = {False: "off", True: "on"}[value] if isinstance(value, bool) else value
+    if isinstance(word, str) and word in choices:
+        return word
     hint = nearest(value, choices) if isinstance(value, str) else "."
     rule = f"must be one of {', '.join(choices)}" if len(choices) > 1 else f"must be `{choices[0]}`"
     report(name, f"`{name}` {rule}, but got {shown(value)}{hint}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.recipe import from_yaml_text, load_recipe
+from pipelines.recipe import from_yaml_text, load_recipe, to_yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -137,3 +137,10 @@ def test_every_line_of_a_pipelines_error_is_told(
     monkeypatch.setitem(cli.COMMANDS, "wrong", (_wrong_twice, "Is wrong."))
     assert cli.main(["wrong"]) == 2
     assert capsys.readouterr().err == "regatta: `a` must be 1.\nregatta: `b` must be 2.\n"
+
+
+@pytest.mark.parametrize("word", ["off", "auto", "require"])
+def test_arrays_are_switched_by_a_word_though_yaml_reads_off_as_false(word: str) -> None:
+    recipe = load_recipe(["--config", "smoke", "--search.arrays", word])
+    assert recipe.search.arrays == word
+    assert from_yaml_text(to_yaml(recipe), "resolved").search.arrays == word
