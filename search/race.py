@@ -82,7 +82,7 @@ class Race:
 
     def fill(self, executor: Executor) -> None:
         """Keep every worker busy: paused trials first, then new ones."""
-        free = executor.capacity - executor.tasks
+        free = max(0, executor.capacity - executor.tasks)
         packs = pack(self.waiting, width=self.width_of)
         fresh: list[TrialConfig] = []
         while len(packs) < free and (trials := self.study.ask_together(lambda cell: self.gains.width(cell.kind))):
@@ -93,7 +93,7 @@ class Race:
         for segments in packs[:free]:
             self.running |= {segment.trial: segment for segment in segments}
             executor.submit(segments)
-        self.waiting = deque(segment for segments in packs[max(0, free) :] for segment in segments)
+        self.waiting = deque(segment for segments in packs[free:] for segment in segments)
 
     def width_of(self, segment: Segment) -> int:
         """How many trials like this one train side by side; what has failed once is tried again alone."""
