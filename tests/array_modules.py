@@ -330,6 +330,18 @@ class NumpyNoise(Plain):
         return super().loss(batch) * float(1 + np.random.rand())
 
 
+DRAWS_OF_OTHERS: list[int] = []
+"""As many numbers are drawn in the next steps, as another thread of the process might."""
+
+
+class Overheard(Plain):
+    def loss(self, batch: Batch) -> Tensor:
+        if DRAWS_OF_OTHERS:
+            DRAWS_OF_OTHERS.pop()
+            random.random()
+        return super().loss(batch)
+
+
 class AsksForEpoch(Plain):
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         return self.loss(batch) * (2.0 if self.current_epoch > 5 else 1.0)

@@ -88,6 +88,12 @@ def test_what_computes_the_same_side_by_side_is_fused(name: str) -> None:
     assert fusable([config(**TOGETHER[name])]) is None
 
 
+def test_a_number_that_another_thread_has_drawn_meanwhile_is_not_taken_for_the_modules() -> None:
+    array_modules.DRAWS_OF_OTHERS.append(1)
+    assert fusable([config(model="Overheard")]) is None
+    assert not array_modules.DRAWS_OF_OTHERS
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_what_would_not_compute_the_same_trains_alone_and_says_why(name: str) -> None:
     changes, reason = ALONE[name]
