@@ -33,6 +33,8 @@ SETTINGS = {
     "distributed.worker.daemon": False,  # A daemonic worker may not start the worker processes of a DataLoader.
     "distributed.scheduler.allowed-failures": 1,  # What kills two workers is told, not tried again.
     "distributed.admin.low-level-log-length": 100,
+    # Large pages for what torch allocates, where glibc can ask for them: must be there before the process starts.
+    "distributed.nanny.pre-spawn-environ.GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 WORKER = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.ERROR}
 
@@ -66,6 +68,7 @@ class WorkerSetup(WorkerPlugin):
         import_module("torch").set_num_threads(self.threads or worker.state.nthreads)
         # With Lightning, in all processes at the same time: its import takes as long as all else here.
         import_module("models.probes")
+        import_module("models.memory").keep_freed_memory()
 
 
 @contextmanager
