@@ -3,52 +3,139 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import psutil
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from models.array import train_array
 from models.config import TrainConfig
 from models.fusion import fusable
+from models.loaders import MemoryBatches, each
+from models.prepared import prepare
 from models.segment import Segment, SegmentResult
-from models.train import train_segment
+from models.train import build_module, train_segment
+from models.vmapped import Log, call, detach, loss_of
 
-CPU_WIDTH = 16
-"""Trials in an array on a processor: per member, wider ones gain little more, and fill the caches."""
-GPU_WIDTH = 64
+FIRST_WIDTH = 16
+"""Trials in the array that is tried first."""
+BETTER = 0.05
+"""A width is taken instead of half of it, or of twice it, if it makes a member's step this share faster."""
+COPIES = 4
+"""Tensors of a parameter's size: itself, its gradient, and at most two of an optimizer."""
+SPARE = 2.0
+"""Memory of an array over what can be counted beforehand: temporaries, gaps."""
 SECONDS = 0.15
-"""How long each of the two trains."""
+"""How long each width trains."""
 STEPS = 50
 """Steps that a training has at least, so that the time runs out before it ends."""
 
 
 def array_gain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """How much faster a trial trains in an array than alone.
+    """How much faster a trial trains in an array than alone, and how wide the array should be.
+
+    Args:
+        values: `config` (a TrainConfig) and `most`, the widest array to think of.
 
     Returns:
         `reason` why it cannot (or None), `width` of the array, `gain` (time per step alone over time per step and
         member side by side), `step_seconds` alone.
     """
-    config = TrainConfig.from_json(values)
+    config = TrainConfig.from_json(values["config"])
     config = dataclasses.replace(config, min_steps=max(config.min_steps, STEPS), evaluations=1)
-    width = GPU_WIDTH if config.accelerator != "cpu" and torch.cuda.is_available() else CPU_WIDTH
     with tempfile.TemporaryDirectory() as folder:
-        segments = [
-            Segment(trial=index, config=dataclasses.replace(config, seed_order=index), folder=folder)
-            for index in range(width)
-        ]
-        train_segment(segments[0], stop=after(0.0))
-        alone = step_seconds([train_segment(segments[0], stop=after(SECONDS))])
+        first = Segment(trial=0, config=config, folder=folder)
+        train_segment(first, stop=after(0.0))
+        alone = step_seconds([train_segment(first, stop=after(SECONDS))])
         reason = fusable([config])
-        if reason is not None:
+        most = 1 if reason else min(values["most"], int(memory_left(config) / (SPARE * member_bytes(config))))
+        if most < 2:
+            reason = reason or "two of it do not fit into memory side by side"
             return {"reason": reason, "width": 1, "gain": 1.0, "step_seconds": alone}
-        train_array(segments, stop=after(0.0))
-        together = step_seconds(train_array(segments, stop=after(SECONDS)))
-    gain = alone * width / together if alone and together else 1.0
+        width, together = best_width(lambda width: share_of_step(first, width), most=most)
+    gain = alone / together if alone and together else 1.0
     return {"reason": None, "width": width, "gain": gain, "step_seconds": alone}
+
+
+def best_width(seconds: Callable[[int], float], *, most: int) -> tuple[int, float]:
+    """The width that makes a member's step fastest, found by doubling, or by halving where doubling is no better.
+
+    Args:
+        seconds: a member's share of a step in an array of some width.
+        most: the widest to try.
+
+    Returns:
+        The width, and a member's share at it.
+    """
+    width = min(FIRST_WIDTH, most)
+    share = seconds(width)
+    for grow in (True, False):
+        first = width
+        while 2 <= (other := 2 * width if grow else width // 2) <= most:
+            found = seconds(other)
+            if found > share * (1 - BETTER):
+                break
+            width, share = other, found
+        if width != first:
+            break
+    return width, share
+
+
+def share_of_step(first: Segment, width: int) -> float:
+    """Seconds that each of so many trials takes of a step side by side."""
+    segments = [
+        dataclasses.replace(first, trial=index, config=dataclasses.replace(first.config, seed_order=index))
+        for index in range(width)
+    ]
+    train_array(segments, stop=after(0.0))
+    return step_seconds(train_array(segments, stop=after(SECONDS))) / width
+
+
+def member_bytes(config: TrainConfig) -> int:
+    """Memory that one member of an array takes: its parameters' share, and what its forward pass keeps for backward."""
+    data = prepare(config)
+    assert isinstance(data.source, MemoryBatches), "what trains side by side lies in memory"
+    device = torch.device("cuda" if on_gpu(config) else "cpu")
+    module = build_module(config, data).to(device)
+    detach(module)
+    module.logged = Log(training=True)
+    examples = config.batch_size // config.accumulate
+    wide = config.precision == "64-true"
+    batch = each(
+        data.source.columns,
+        lambda column: column[:examples].to(device, torch.float64 if wide and column.is_floating_point() else None),
+    )
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        place, size = tensor.untyped_storage().data_ptr(), tensor.numel() * tensor.element_size()
+        kept[place] = max(size, kept.get(place, 0))
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        loss_of(call(module, "training_step", batch, 0))
+    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    return COPIES * weights + sum(kept.values())
+
+
+def memory_left(config: TrainConfig) -> float:
+    """Bytes that this process may fill: of the GPU that it sees, or its share of this machine's."""
+    if on_gpu(config):
+        return float(torch.cuda.mem_get_info()[0])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # As many others as there are cores for do the same.
+    return float(psutil.virtual_memory().available) / max(1, cores // torch.get_num_threads())
+
+
+def on_gpu(config: TrainConfig) -> bool:
+    """Whether a trial trains on a GPU here."""
+    return config.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def after(seconds: float) -> Callable[[], bool]:

@@ -14,6 +14,8 @@ LEAST = 1.2
 """An array is chosen where a trial in it takes its share of the time at least this many times faster than alone."""
 FEWEST = 8
 """With fewer trials of a shape than this, an array gains less than its measurement takes."""
+PACKS_PER_SLOT = 4
+"""Packs for each worker at least, if they need not be thinner than that: few wide ones would end far apart."""
 PROBE = "models.probes.array_gain"
 
 Kind = tuple[int, str]
@@ -58,13 +60,17 @@ def measure(executor: Executor, study: Study) -> Gains:
     if search.arrays == "off":
         return Gains()
     planned: Counter[Kind] = Counter()
+    first: Counter[Kind] = Counter()
     for cell in study.cells.values():
         planned[cell.cell.kind] += cell.planned
+        first[cell.cell.kind] += len(cell.explorations())
     required = search.arrays == "require"
     reasons = {kind: "too few trials share its shape" for kind in planned if planned[kind] < FEWEST and not required}
     cells = {cell.cell.kind: cell for cell in study.cells.values() if cell.cell.kind not in reasons}
-    configs = [study.space.train_config(c.cell, c.explorations()[0], index=0) for c in cells.values()]
-    found = executor.calls(PROBE, [config.to_json() for config in configs])
+    packs = -(-PACKS_PER_SLOT * executor.slots // max(1, len(planned)))
+    most = {kind: max(FEWEST, -(-first[kind] // packs)) for kind in cells}
+    configs = {kind: study.space.train_config(c.cell, c.explorations()[0], index=0) for kind, c in cells.items()}
+    found = executor.calls(PROBE, [{"config": configs[kind].to_json(), "most": most[kind]} for kind in cells])
     measured = dict(zip(cells, found, strict=True))
     for kind, gain in measured.items():
         if gain["reason"] is not None:
@@ -77,7 +83,12 @@ def measure(executor: Executor, study: Study) -> Gains:
         elif not required and gain["gain"] < LEAST:
             reasons[kind] = f"side by side is {gain['gain']:.2g} times as fast, less than {LEAST}"
     return Gains(
-        widths={kind: gain["width"] for kind, gain in measured.items() if kind not in reasons},
+        widths={kind: even(first[kind], gain["width"]) for kind, gain in measured.items() if kind not in reasons},
         step_seconds={kind: gain["step_seconds"] for kind, gain in measured.items() if gain["step_seconds"]},
         reasons=reasons,
     )
+
+
+def even(trials: int, width: int) -> int:
+    """The width at which as few packs of at most `width` are about equally wide."""
+    return -(-trials // -(-trials // width))

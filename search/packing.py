@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from models.config import array_key
 from models.segment import Segment
+
+THINNEST = 2
+"""Segments that a pack is never split below: one alone is no array."""
 
 
 def pack(segments: Iterable[Segment], *, width: Callable[[Segment], int]) -> list[list[Segment]]:
@@ -26,3 +29,19 @@ def pack(segments: Iterable[Segment], *, width: Callable[[Segment], int]) -> lis
             packs.append(filling[key])
         filling[key].append(segment)
     return packs
+
+
+def spread(packs: Sequence[list[Segment]], count: int) -> list[list[Segment]]:
+    """The same segments in at least `count` packs, if their widths allow: the widest are halved.
+
+    For the end of a race: two thin arrays on two workers are done sooner than a wide one beside an idle worker.
+    """
+    spread = list(packs)
+    while spread and len(spread) < count:
+        widest = max(range(len(spread)), key=lambda index: len(spread[index]))
+        segments = spread[widest]
+        if len(segments) < 2 * THINNEST:
+            break
+        middle = len(segments) // 2
+        spread[widest : widest + 1] = [segments[:middle], segments[middle:]]
+    return spread

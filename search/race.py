@@ -10,7 +10,7 @@ from models.segment import Segment, SegmentResult
 from search.checkpoints import discard, sweep
 from search.executors import Executor
 from search.gains import Gains
-from search.packing import pack
+from search.packing import pack, spread
 from search.study import Study
 from search.trial import TrialConfig, TrialResult, summarise
 from tracking.ledger import Ledger
@@ -90,6 +90,7 @@ class Race:
             packs.extend(pack([self.first_segment(trial) for trial in trials], width=self.width_of))
         if fresh:
             self.ledger.ask([trial.to_json() for trial in fresh])
+        packs = spread(packs, executor.slots - executor.tasks)
         for segments in packs[:free]:
             self.running |= {segment.trial: segment for segment in segments}
             executor.submit(segments)

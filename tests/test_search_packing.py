@@ -9,8 +9,8 @@ import pytest
 from search_parts import space
 
 from models.segment import Segment
-from search.gains import Gains, measure
-from search.packing import pack
+from search.gains import Gains, even, measure
+from search.packing import pack, spread
 from search.space import SearchSpace
 from search.study import Study
 from search.trial import TrialResult
@@ -77,11 +77,15 @@ def test_asking_together_proposes_what_asking_one_by_one_does() -> None:
 class Measured:
     """An executor whose probe has found these gains, in the order of the kinds."""
 
+    slots = 2
+
     def __init__(self, *gains: dict[str, Any]) -> None:
         self.gains = list(gains)
+        self.most: list[int] = []
 
     def calls(self, function: str, payloads: list[Any]) -> list[Any]:
         assert function == "models.probes.array_gain" and len(payloads) == len(self.gains)
+        self.most = [payload["most"] for payload in payloads]
         return self.gains
 
 
@@ -89,9 +93,43 @@ def gain(times: float, reason: str | None = None) -> dict[str, Any]:
     return {"reason": reason, "gain": times, "width": 16, "step_seconds": 0.001}
 
 
+@pytest.mark.parametrize(
+    ("widths", "count", "expected"),
+    [
+        ([8], 2, [4, 4]),
+        ([8], 3, [2, 2, 4]),
+        ([9, 4], 3, [4, 5, 4]),
+        ([3], 2, [3]),
+        ([1, 1], 4, [1, 1]),
+        ([8, 8], 2, [8, 8]),
+        ([8], 0, [8]),
+        ([], 2, []),
+    ],
+)
+def test_packs_are_halved_until_no_worker_is_idle_or_none_can_be(
+    widths: list[int], count: int, expected: list[int]
+) -> None:
+    made = segments(space(batch_sizes=(16,), trials=16, schedules={"constant": {}, "cosine": {}}), 32)
+    packs = [[made.pop(0) for _ in range(width)] for width in widths]
+    found = spread(packs, count)
+    assert [len(each) for each in found] == expected
+    assert [s.trial for each in found for s in each] == [s.trial for each in packs for s in each]
+
+
+@pytest.mark.parametrize(("trials", "width", "expected"), [(48, 32, 24), (48, 16, 16), (12, 16, 12), (17, 16, 9)])
+def test_packs_are_about_equally_wide(trials: int, width: int, expected: int) -> None:
+    assert even(trials, width) == expected
+
+
+def test_no_array_is_so_wide_that_workers_would_end_far_apart() -> None:
+    executor = Measured(gain(3.0), gain(3.0))
+    measure(executor, Study(space(**GRID, trials=40)))  # type: ignore[arg-type]
+    assert executor.most == [20, 20]  # of 80 trials each: 4 packs a worker
+
+
 def test_arrays_are_chosen_where_they_were_measured_to_pay() -> None:
     gains = measure(Measured(gain(3.0), gain(1.1)), Study(space(**GRID)))  # type: ignore[arg-type]
-    assert gains.widths == {(16, "sgd"): 16}
+    assert gains.widths == {(16, "sgd"): 8}  # of 8 trials
     assert gains.reasons == {(64, "sgd"): "side by side is 1.1 times as fast, less than 1.2"}
 
 
@@ -101,7 +139,7 @@ def test_arrays_that_are_off_are_not_even_measured() -> None:
 
 def test_required_arrays_are_used_without_a_gain_and_refused_with_the_reason() -> None:
     study = Study(space(**GRID, arrays="require"))
-    assert measure(Measured(gain(0.5), gain(0.5)), study).width((64, "sgd")) == 16  # type: ignore[arg-type]
+    assert measure(Measured(gain(0.5), gain(0.5)), study).width((64, "sgd")) == 8  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"`search.arrays: require` .* at batch size 64 with sgd .*: it has an LSTM"):
         measure(Measured(gain(2.0), gain(1.0, "it has an LSTM")), study)  # type: ignore[arg-type]
 

@@ -1,0 +1,60 @@
+"""The width of arrays is chosen by what a member's step takes, and by what fits into memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+
+import pytest
+from search_parts import space
+
+from models.config import TrainConfig
+from models.memory import keep_freed_memory
+from models.probes import array_gain, best_width, member_bytes, memory_left
+from search.study import Study
+
+
+def config(batch_size: int = 64) -> TrainConfig:
+    study = Study(space(batch_sizes=(batch_size,)))
+    return study.space.train_config(next(iter(study.cells.values())).cell, {"learning_rate": 0.1}, index=0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "most", "expected"),
+    [
+        ({16: 1.0, 32: 0.8, 64: 0.7, 128: 0.69}, 200, 64),  # Wider as long as it pays.
+        ({16: 1.0, 32: 0.8}, 40, 32),
+        ({16: 1.0, 32: 0.99, 8: 1.2}, 100, 16),
+        ({16: 1.0, 32: 1.1, 8: 0.8, 4: 0.7, 2: 0.9}, 100, 4),
+        ({10: 1.0, 5: 2.0}, 10, 10),
+        ({2: 1.0}, 2, 2),
+    ],
+)
+def test_the_width_is_the_fastest_of_doublings_and_halvings(shares: dict[int, float], most: int, expected: int) -> None:
+    assert best_width(shares.__getitem__, most=most) == (expected, shares[expected])
+
+
+def test_what_a_member_keeps_for_its_backward_pass_grows_with_its_batch() -> None:
+    small, large = (member_bytes(config(size)) for size in (64, 512))
+    network = config().model["init_args"]["network"]["init_args"]
+    weights = 4 * (network["features"] * 8 + 8 + 8 * 10 + 10)
+    assert small > 4 * weights
+    # Inputs of 64 features, 8 hidden ones, 10 classes twice: at least so many more numbers of 4 bytes are kept.
+    assert large - small >= 4 * (512 - 64) * (8 + 10)
+
+
+def test_double_precision_takes_more_memory() -> None:
+    assert member_bytes(dataclasses.replace(config(), precision="64-true")) > 1.5 * member_bytes(config())
+
+
+def test_there_is_memory_left_here() -> None:
+    assert memory_left(config()) > 1e6
+
+
+def test_a_trial_that_fits_only_once_trains_alone_and_says_so() -> None:
+    gain = array_gain({"config": config().to_json(), "most": 1})
+    assert (gain["width"], gain["reason"]) == (1, "two of it do not fit into memory side by side")
+
+
+def test_freed_memory_is_kept_wherever_the_allocator_is_glibcs() -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
