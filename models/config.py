@@ -110,6 +110,8 @@ class MetricsConfig:
     """Which value of its curve a trial is judged by."""
     target: float | None = None
     """The value of `target_metric` to reach; null: no target."""
+    easier_target: float | None = None
+    """A second value, easier to reach, since what batch size pays depends on the target; it changes no training."""
     target_metric: str | None = None
     """The metric that the target is about; null: the objective."""
     target_direction: Direction | None = None
@@ -130,6 +132,18 @@ class MetricsConfig:
             yield f"`target` must be a finite number, but got {self.target}."
         if self.target is None and self.target_metric is not None:
             yield f"`target_metric` is {self.target_metric!r}, but no `target` is set. Set it, or leave both out."
+        if self.easier_target is not None:
+            yield from self._mistakes_of_easier_target(self.easier_target)
+
+    def _mistakes_of_easier_target(self, easier: float) -> Iterator[str]:
+        falling = (self.target_direction or self.direction) == "min"
+        if self.target is None:
+            yield f"`easier_target` is {easier}, but no `target` is set. Set it, or leave both out."
+        elif not abs(easier) < float("inf"):
+            yield f"`easier_target` must be a finite number, but got {easier}."
+        elif (easier <= self.target) if falling else (easier >= self.target):
+            rule = "greater than" if falling else "less than"
+            yield f"`easier_target` must be {rule} `target` ({self.target}), to be reached first, but got {easier}."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from models import optimizers, schedules
 from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, TrainingConfig
 from pipelines.schema import build
 from search.config import RangeConfig, SearchConfig
-from search.space import TRAINING_PARAMETERS
+from search.space import COUPLED, TRAINING_PARAMETERS, adam_sde
 
 _RANGE_KEYS = frozenset(field.name for field in dataclasses.fields(RangeConfig))
 _TREES = ("model.init_args.", "data.init_args.")
@@ -42,7 +42,10 @@ def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator
     odd = [size for size in search.batch_sizes if parts > 1 and size % parts]
     if odd:
         yield f"`search.batch_sizes` must be divisible by `training.accumulate` ({parts}), but got {odd}."
-    yield from _mistakes_of_axis("search.optimizers", search.optimizers, optimizers.mistakes)
+    broken = list(_mistakes_of_axis("search.optimizers", search.optimizers, optimizers.mistakes))
+    yield from broken
+    if search.learning_rate.rule == "adam_sde" and not broken:
+        yield from _mistakes_of_coupling(search)
     yield from _mistakes_of_axis("search.schedules", search.schedules, schedules.mistakes)
     if OWN_OPTIMIZER not in search.optimizers:
         return
@@ -53,6 +56,39 @@ def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator
         )
     if len(search.optimizers) == 1:
         yield from _mistakes_of_own(search, training)
+
+
+def _mistakes_of_coupling(search: SearchConfig) -> Iterator[str]:
+    """Yield a sentence for everything that the rule `adam_sde` cannot do with sound optimizers."""
+    without = [name for name in search.optimizers if not set(COUPLED) <= set(optimizers.arguments(name))]
+    if without:
+        yield (
+            "`search.learning_rate.rule` must not be adam_sde with optimizers that have no betas, "
+            f"but got {', '.join(without)}. Keep adam and adamw alone, or leave the rule out."
+        )
+    found: list[str] = []
+    for name in (name for name in search.optimizers if name not in without):
+        settings = {**optimizers.arguments(name), **search.optimizers[name]}
+        searched = [argument for argument in COUPLED if isinstance(settings[argument], Mapping)]
+        found += (
+            f"`search.optimizers.{name}.{argument}` must be a value with `search.learning_rate.rule` adam_sde, "
+            "which derives it for each batch size, but got a range."
+            for argument in searched
+        )
+        if not searched:
+            found += _mistakes_of_betas(search, settings)
+    # adam and adamw share their defaults.
+    yield from dict.fromkeys(found)
+
+
+def _mistakes_of_betas(search: SearchConfig, settings: Mapping[str, Any]) -> Iterator[str]:
+    largest, reference = max(search.batch_sizes, default=0), search.learning_rate.reference_batch_size
+    if largest < 1 or reference < 1:
+        return  # A mistake of its own, told where it belongs.
+    try:
+        adam_sde(settings, batch_size=largest, reference=reference)
+    except ValueError as error:
+        yield str(error)
 
 
 def _mistakes_of_own(search: SearchConfig, training: TrainingConfig) -> Iterator[str]:

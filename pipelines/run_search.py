@@ -31,6 +31,7 @@ from search.gains import Gains, measure
 from search.race import Race, SearchFailed
 from search.space import SearchSpace, parameter_names
 from search.study import Study
+from tracking.files import announce
 from tracking.ledger import Ledger, driver_lock
 from tracking.sync import Sync
 from tracking.tables import write_tables
@@ -164,9 +165,10 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ) from error
     with driver_lock(folder), Ledger.open(folder, create=True) as ledger:
         space = fingerprint(recipe)
-        before = ledger.meta("space")
-        if before not in (None, space) and not ledger.withdraw():
-            raise ValueError("\n".join(differences(before, space, folder)))
+        # A study of an earlier version may lack settings that there are now: what it did is their default.
+        different = list(differences(ledger.meta("space", space), space, folder))
+        if different and not ledger.withdraw():
+            raise ValueError("\n".join(different))
         ledger.set_meta("space", space)
         ledger.set_meta("study", folder.name)
         ledger.set_meta("experiment", recipe.tracking.experiment or recipe.name)
@@ -281,7 +283,7 @@ def conclude(session: Session, *, complete: bool) -> None:
     session.ledger.set_meta("description", results.description(study, said))
     session.ledger.set_meta("view", view(session.recipe, results.other_metrics(study.ranking(), study.space.metrics)))
     session.ledger.set_meta("results", results.figures(study))
-    session.ledger.set_meta("artifact:trials.csv", (folder / "trials.csv").read_text(encoding="utf-8"))
+    announce(session.ledger, ["trials.csv"])
     session.ledger.set_meta("status", "FINISHED" if complete else "KILLED" if session.interrupts else "FAILED")
     written = [name for name in FILES if (folder / name).exists()]
     console.print(escape(f"\nwritten to {folder}: {', '.join(written)}"), highlight=False, soft_wrap=True)

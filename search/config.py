@@ -70,12 +70,15 @@ class RangeConfig:
 class LearningRateConfig:
     """Where to look for the learning rate of each batch size: around a centre that a rule moves, or between bounds."""
 
-    rule: Literal["linear", "sqrt", "none", "absolute"] | None = None
-    """How the centre moves with the batch size; null: the optimizer's own (linear for sgd, sqrt for the others)."""
+    rule: Literal["linear", "sqrt", "adam_sde", "none", "absolute"] | None = None
+    """How the centre moves with the batch size; null: the optimizer's own (linear for sgd, sqrt for the others).
+
+    adam_sde: sqrt, with betas and epsilon of adam and adamw moving too; theirs are meant at `reference_batch_size`.
+    """
     centre: float | None = None
     """Middle of the range at `reference_batch_size`; null: the optimizer's own."""
     reference_batch_size: int = 64
-    """The batch size at which `centre` is meant."""
+    """The batch size at which `centre` is meant, and with `rule: adam_sde` the betas and epsilon."""
     factor: float = 16.0
     """The range reaches from centre / factor to centre x factor."""
     highest: float | None = None

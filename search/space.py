@@ -8,15 +8,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models import optimizers
 from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, MetricsConfig, TrainConfig, TrainingConfig
-from models.optimizers import OPTIMIZERS
 from models.seeds import derive
 from search.config import LearningRateConfig, RangeConfig, SearchConfig
 
 EDGE = 0.1
-"""A best value within this share of its range from a bound (in logarithms where the range is) lies at the edge."""
+"""A best value within this share of its range from a bound (in logarithms where the range is) lies at the edge.
+
+The share is larger where few trials lie far apart: see `edge_of`.
+"""
 EXTENSION = 0.25
 """An edge is moved outwards by this share of the range."""
+COUPLED = ("beta1", "beta2", "epsilon")
+"""Arguments of Adam that the rule `adam_sde` derives for each batch size."""
 TRAINING_PARAMETERS = ("warmup", "weight_decay", "gradient_clip")
 """Fields of `training` that can be searched."""
 
@@ -99,7 +104,7 @@ class SearchSpace:
             batch_size=cell.batch_size,
             learning_rate=sampled.get("learning_rate"),
             optimizer=cell.optimizer,
-            optimizer_args=_arguments("optimizer", search.optimizers[cell.optimizer], sampled),
+            optimizer_args=self._optimizer_args(cell, sampled),
             schedule=cell.schedule,
             schedule_args=_arguments("schedule", search.schedules[cell.schedule], sampled),
             epochs=training.epochs,
@@ -117,6 +122,15 @@ class SearchSpace:
             **seeds,
         )
 
+    def _optimizer_args(self, cell: Cell, sampled: Mapping[str, Any]) -> dict[str, Any]:
+        given = _arguments("optimizer", self.search.optimizers[cell.optimizer], sampled)
+        rate = self.search.learning_rate
+        if rate.rule != "adam_sde":
+            return given
+        # Defaults too: at another batch size they are others.
+        known = {**optimizers.arguments(cell.optimizer), **given}
+        return adam_sde(known, batch_size=cell.batch_size, reference=rate.reference_batch_size)
+
 
 def is_range(value: Any) -> bool:
     """Whether an argument in a recipe is a range to search rather than a value."""
@@ -126,18 +140,43 @@ def is_range(value: Any) -> bool:
 def learning_rate_range(config: LearningRateConfig, optimizer: str, batch_size: int) -> RangeConfig:
     """The learning rates to search at one batch size: a factor around a centre that the declared rule moves.
 
-    Rules (methodology 1.6): linear, Goyal et al. 2017; square root, Malladi et al. 2022; both end at `highest`.
+    Rules: linear, Goyal et al. 2017; square root, Malladi et al. 2022, who move Adam's betas and epsilon along with it
+    (`adam_sde`). All end at `highest`.
     """
     if config.rule == "absolute":
         return RangeConfig(low=config.low, high=config.high, log=True)
-    defaults = OPTIMIZERS[optimizer]
+    defaults = optimizers.OPTIMIZERS[optimizer]
     kappa = batch_size / config.reference_batch_size
     if config.centre is None:
         # The optimizer's own centre is meant at batch size 64, whatever the reference.
         kappa = batch_size / 64
-    growth = {"linear": kappa, "sqrt": math.sqrt(kappa), "none": 1.0}[config.rule or defaults.rule]
+    root = math.sqrt(kappa)
+    growth = {"linear": kappa, "sqrt": root, "adam_sde": root, "none": 1.0}[config.rule or defaults.rule]
     centre = min((config.centre or defaults.centre) * growth, config.highest or defaults.highest)
     return RangeConfig(low=_round(centre / config.factor), high=_round(centre * config.factor), log=True)
+
+
+def adam_sde(settings: Mapping[str, Any], *, batch_size: int, reference: int) -> dict[str, Any]:
+    """Arguments of Adam at a batch size, from those at `reference`: the same SDE (Malladi et al. 2022, without decay).
+
+    With kappa = batch_size / reference, 1 - beta becomes kappa (1 - beta), epsilon is divided by sqrt(kappa); the
+    learning rate, which is searched, goes with sqrt(kappa).
+
+    Raises:
+        ValueError: if a beta would be 0 or less, where no such Adam exists.
+    """
+    kappa = batch_size / reference
+    # Rounded: 0.9 at ten times the batch is 0, and not the 2e-16 that is left of it in binary.
+    betas = {name: round(1 - kappa * (1 - settings[name]), 12) for name in ("beta1", "beta2")}
+    for name, value in betas.items():
+        if value <= 0:
+            raise ValueError(
+                f"`search.batch_sizes` must be less than {reference / (1 - settings[name]):.6g} with "
+                f"`search.learning_rate.rule` adam_sde and a `{name}` of {settings[name]} at batch size {reference}, "
+                f"but got {batch_size}, where `{name}` would be {value:.6g}. Raise `{name}` or "
+                "`search.learning_rate.reference_batch_size`, or leave out large batches."
+            )
+    return {**settings, **betas, "epsilon": settings["epsilon"] / math.sqrt(kappa)}
 
 
 def _round(value: float) -> float:
@@ -172,13 +211,18 @@ def values_in(extent: RangeConfig) -> float:
     return math.inf if step is None else round((extent.high - extent.low) / step) + 1
 
 
-def edge_of(extent: RangeConfig, value: float) -> str | None:
-    """`low` or `high` if a value lies at that edge of its range, otherwise None."""
+def edge_of(extent: RangeConfig, value: float, *, trials: int) -> str | None:
+    """`low` or `high` if the best of `trials` values spread over a range lies at that edge of it, otherwise None.
+
+    Fewer than ten lie more than `EDGE` apart: then the edge is as wide as the place that each has for itself, so that
+    the outermost counts. One or two tell nothing but the nearer edge.
+    """
     if extent.values is not None or extent.low is None or extent.high is None:
         return None
     scale = math.log if extent.log else float
     share = (scale(value) - scale(extent.low)) / (scale(extent.high) - scale(extent.low))
-    return "low" if share <= EDGE else "high" if share >= 1 - EDGE else None
+    width = min(max(EDGE, 1 / trials), 0.5)
+    return "low" if share <= width else "high" if share >= 1 - width else None
 
 
 def beyond(extent: RangeConfig, edge: str) -> RangeConfig:

@@ -99,7 +99,7 @@ class CellStudy:
             # A cell is extended once: raising the number of trials later does not move its edge again.
             return beyond(extent, "low" if earlier[0] < (extent.low or 0.0) else "high")
         best = self.best("explore")
-        edge = None if best is None else edge_of(extent, best.params["learning_rate"])
+        edge = None if best is None else edge_of(extent, best.params["learning_rate"], trials=self.count("explore"))
         return None if edge is None else beyond(extent, edge)
 
     def extensions(self) -> list[dict[str, Any]]:

@@ -17,12 +17,15 @@ FLAT, IMAGES, CODES = (5, 64), (5, 1, 8, 8), (5, 12)
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: MLP(), FLAT),
     "mlp-batch": (lambda: MLP(norm="batch", hidden=[16]), FLAT),
+    "mlp-ghost": (lambda: MLP(norm="batch", hidden=[16], ghost_batch=2), FLAT),
     "mlp-layer": (lambda: MLP(norm="layer"), FLAT),
     "mlp-linear": (lambda: MLP(hidden=()), FLAT),
     "conv-batch": (lambda: ConvNet(width=4), IMAGES),
+    "conv-ghost": (lambda: ConvNet(width=4, ghost_batch=2), IMAGES),
     "conv-group": (lambda: ConvNet(width=4, norm="group"), IMAGES),
     "conv-none": (lambda: ConvNet(width=4, norm="none"), IMAGES),
     "resnet-batch": (lambda: ResNet(width=4), IMAGES),
+    "resnet-ghost": (lambda: ResNet(width=4, ghost_batch=3), IMAGES),
     "resnet-group": (lambda: ResNet(width=4, norm="group", blocks=[2, 1]), IMAGES),
     "transformer": (lambda: Transformer(11, context=16, width=8, heads=2), CODES),
     "transformer-tied": (lambda: Transformer(11, context=16, width=8, heads=2, tied=True), CODES),
@@ -184,6 +187,13 @@ def test_dropout_acts_in_training_only(make: Callable[[], nn.Module]) -> None:
         (lambda: ConvNet(width=0), "`width` must be a whole number of at least 1, but got 0"),
         (lambda: ConvNet(norm="layer"), "`norm` must be one of batch, group, none, but got 'layer'"),  # type: ignore[arg-type]
         (lambda: ResNet(norm="none"), "`norm` must be one of batch, group, but got 'none'"),  # type: ignore[arg-type]
+        (lambda: ConvNet(ghost_batch=1), "`ghost_batch` must be a whole number of at least 2, but got 1"),
+        (lambda: ResNet(ghost_batch=True), "`ghost_batch` must be a whole number of at least 2, but got True"),
+        (
+            lambda: ConvNet(norm="group", ghost_batch=64),
+            "`ghost_batch` must be left out with `norm: group`, which has no statistics of a batch, but got 64",
+        ),
+        (lambda: MLP(ghost_batch=64), "`ghost_batch` must be left out with `norm: none`"),
         (lambda: ResNet(blocks=[]), "`blocks` must name the blocks of at least one stage, but it is empty"),
         (lambda: ResNet(blocks=[1, 0]), "`blocks` must be a whole number of at least 1, but got 0"),
         (lambda: Transformer(65, width=64, heads=5), "`width` must be a multiple of `heads`, but got 64 and 5"),

@@ -118,6 +118,27 @@ ADDED = [
     ("study: ''", 7, "`study` must be 1 to 64 lower-case letters,"),
     ("training:\n  seed: 1\n  epochs: 0", 9, "`training.epochs` must be at least 1, but got 0."),
     ("metrics: {target_metric: val_acc}", 7, "`metrics.target_metric` is 'val_acc', but no `target` is set."),
+    (
+        "metrics: {easier_target: 0.3}",
+        7,
+        "`metrics.easier_target` is 0.3, but no `target` is set. Set it, or leave both out.",
+    ),
+    (
+        "metrics:\n  target: 0.3\n  easier_target: 0.2",
+        9,
+        "`metrics.easier_target` must be greater than `target` (0.3), to be reached first, but got 0.2.",
+    ),
+    ("metrics: {target: 0.3, easier_target: 0.3}", 7, "`metrics.easier_target` must be greater than `target` (0.3)"),
+    (
+        "metrics: {target: 0.9, direction: max, easier_target: 0.95}",
+        7,
+        "`metrics.easier_target` must be less than `target` (0.9), to be reached first, but got 0.95.",
+    ),
+    (
+        "metrics: {target: 0.9, target_metric: val_accuracy, target_direction: max, easier_target: 0.95}",
+        7,
+        "`metrics.easier_target` must be less than `target` (0.9)",
+    ),
     ("search:\n  batch_sizes: [8, 0]", 8, "`search.batch_sizes` must be at least 1, but got 0."),
     ("search:\n  learning_rate:\n    factor: 1", 9, "`search.learning_rate.factor` must be greater than 1"),
     ("cluster: {workers: 0}", 7, "`cluster.workers` must be at least 1, but got 0."),
@@ -138,6 +159,49 @@ ADDED = [
         "training: {weight_decay: 0.1}\nsearch: {optimizers: [own], schedules: [constant]}",
         7,
         "`training.weight_decay` must be left out with the optimizer `own`",
+    ),
+    # Adam's betas and the batch size.
+    (
+        "search: {learning_rate: {rule: adam_sde}}",
+        7,
+        "`search.learning_rate.rule` must not be adam_sde with optimizers that have no betas, but got sgd.",
+    ),
+    (
+        "search:\n  schedules: [constant]\n  optimizers: [rmsprop, adam, own]\n  learning_rate:\n    rule: adam_sde",
+        11,
+        "`search.learning_rate.rule` must not be adam_sde with optimizers that have no betas, but got rmsprop, own. "
+        "Keep adam and adamw alone, or leave the rule out.",
+    ),
+    (
+        "search:\n  learning_rate: {rule: adam_sde}\n  optimizers:\n    adamw:\n      beta1: {low: 0.8, high: 0.9}",
+        11,
+        "`search.optimizers.adamw.beta1` must be a value with `search.learning_rate.rule` adam_sde,",
+    ),
+    (
+        "search: {learning_rate: {rule: adam_sde}, optimizers: {adam: {epsilon: {values: [1.0e-8, 1.0e-4]}}}}",
+        7,
+        "`search.optimizers.adam.epsilon` must be a value with `search.learning_rate.rule` adam_sde, which derives it",
+    ),
+    (
+        "search:\n  optimizers: [adam, adamw]\n  learning_rate: {rule: adam_sde}\n  batch_sizes: [64, 1024, 2048]",
+        10,
+        "`search.batch_sizes` must be less than 640 with `search.learning_rate.rule` adam_sde and a `beta1` of 0.9 at "
+        "batch size 64, but got 2048, where `beta1` would be -2.2. Raise `beta1` or `search.learning_rate.reference_",
+    ),
+    (
+        "search:\n  optimizers: [adam]\n  learning_rate:\n    rule: adam_sde\n    reference_batch_size: 32",
+        7,
+        "`search.batch_sizes` must be less than 320 with `search.learning_rate.rule` adam_sde and a `beta1` of 0.9",
+    ),
+    (
+        "search:\n  learning_rate: {rule: adam_sde}\n  optimizers: {adam: {beta1: 1.5}}",
+        9,
+        "`search.optimizers.adam.beta1` must be a number in [0, 1)",
+    ),
+    (
+        "search:\n  optimizers: [adam]\n  learning_rate: {rule: adam_sde, reference_batch_size: 0}",
+        9,
+        "`search.learning_rate.reference_batch_size` must be at least 1, but got 0.",
     ),
     # Ranges.
     ("search: {optimizers: {sgd: {momentum: {low: 0.9, hihg: 1}}}}", 7, "unknown key `hihg` in `search.optimizers.sgd"),
@@ -304,6 +368,23 @@ def test_a_grid_axis_may_be_a_list_of_names() -> None:
     listed = from_yaml_text(f"{SOUND}search: {{optimizers: [sgd, adamw], schedules: {{cosine: , wsd: {{}}}}}}", "r")
     assert listed.search.optimizers == {"sgd": {}, "adamw": {}}
     assert listed.search.schedules == {"cosine": {}, "wsd": {}}
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "metrics: {target: 0.3, easier_target: 0.5}",
+        "metrics: {target: 0.9, easier_target: 0.8, direction: max}",
+        "metrics: {target: 0.9, easier_target: 0.8, target_metric: val_accuracy, target_direction: max}",
+        "metrics: {target: 0.3, easier_target: 0.5, direction: max, target_direction: min}",
+        "search: {learning_rate: {rule: adam_sde}, optimizers: [adam, adamw]}",
+        "search: {learning_rate: {rule: adam_sde}, optimizers: {adam: {beta1: 0.99}}, batch_sizes: [1, 6399]}",
+        "search: {learning_rate: {rule: adam_sde, reference_batch_size: 512}, optimizers: [adam], batch_sizes: [4096]}",
+    ],
+)
+def test_settings_that_agree_are_accepted_and_written_back(added: str) -> None:
+    recipe = from_yaml_text(f"{SOUND}{added}\n", "r")
+    assert from_yaml_text(to_yaml(recipe), "again") == recipe
 
 
 def test_whole_numbers_are_numbers_and_stay_whole_in_ranges() -> None:

@@ -6,12 +6,22 @@ import math
 from typing import Any
 
 import pytest
-from search_parts import space
+from search_parts import ONE_TO_NINE, bowl, result_of, space
 
 from models.optimizers import OPTIMIZERS
 from search.config import LearningRateConfig, RangeConfig
 from search.proposals import distribution
-from search.space import beyond, edge_of, is_range, learning_rate_range, parameter_names, value_at, values_in
+from search.space import (
+    adam_sde,
+    beyond,
+    edge_of,
+    is_range,
+    learning_rate_range,
+    parameter_names,
+    value_at,
+    values_in,
+)
+from search.study import Study
 
 ALMOST_ONE = 1 - 2**-53
 
@@ -24,6 +34,8 @@ CENTRES = [
     ("linear", 4096, None, 64, 1.0, 1.0),
     ("sqrt", 256, None, 64, None, 0.1),
     ("sqrt", 16, None, 64, None, 0.025),
+    ("adam_sde", 256, None, 64, None, 0.1),
+    ("adam_sde", 512, 0.1, 128, None, 0.2),
     ("none", 1024, None, 64, None, 0.05),
     ("none", 1, None, 64, None, 0.05),
     ("linear", 512, 0.1, 256, None, 0.2),  # Goyal et al. 2017
@@ -126,11 +138,40 @@ def test_a_range_knows_how_many_values_it_has(extent: RangeConfig, expected: flo
     [(1e-3, "low"), (1.99e-3, "low"), (2.1e-3, None), (0.03, None), (0.49, None), (0.51, "high"), (1.0, "high")],
 )
 def test_the_outer_tenths_of_a_logarithmic_range_are_its_edges(value: float, expected: str | None) -> None:
-    assert edge_of(RangeConfig(low=1e-3, high=1.0, log=True), value) == expected
+    assert edge_of(RangeConfig(low=1e-3, high=1.0, log=True), value, trials=10) == expected
+
+
+@pytest.mark.parametrize(
+    ("trials", "width"), [(1000, 0.1), (12, 0.1), (10, 0.1), (9, 1 / 9), (8, 0.125), (4, 0.25), (3, 1 / 3)]
+)
+def test_with_fewer_than_ten_trials_the_edges_are_as_wide_as_the_place_of_one(trials: int, width: float) -> None:
+    extent = RangeConfig(low=1e-3, high=1.0, log=True)
+    shares = {width - 1e-6: "low", width + 1e-6: None, 1 - width - 1e-6: None, 1 - width + 1e-6: "high"}
+    assert {share: edge_of(extent, value_at(extent, share), trials=trials) for share in shares} == shares
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+@pytest.mark.parametrize(("value", "expected"), [(0.02, "low"), (0.05, "high")])
+def test_one_or_two_trials_lie_at_the_nearer_edge(trials: int, value: float, expected: str) -> None:
+    assert edge_of(RangeConfig(low=1e-3, high=1.0, log=True), value, trials=trials) == expected
+
+
+def test_a_cell_of_four_trials_is_extended_beyond_its_outermost() -> None:
+    grid: dict[str, Any] = {"batch_sizes": (64,), "schedules": {"constant": {}}, "trials": 4, "refine": 0, "seed": 5}
+    study = Study(space(**grid, extend=True, learning_rate=ONE_TO_NINE))
+    while (trial := study.ask()) is not None:
+        study.tell(trial, result_of(trial, bowl(trial, best=1e-9)))
+    *explored, extended = study.trials()
+    (extent,) = (cell.cell.ranges["learning_rate"] for cell in study.cells.values())
+    lowest = min(trial.params["learning_rate"] for trial in explored)
+    # Too far from the bound to count among ten trials.
+    assert edge_of(extent, lowest, trials=10) is None
+    assert [trial.phase for trial in explored] == ["explore"] * 4
+    assert extended.phase == "extend" and extended.params["learning_rate"] < 1e-3
 
 
 def test_choices_have_no_edge() -> None:
-    assert edge_of(RangeConfig(values=[1, 2]), 1) is None
+    assert edge_of(RangeConfig(values=[1, 2]), 1, trials=4) is None
 
 
 def test_an_extension_reaches_a_quarter_further_and_touches_the_range() -> None:
@@ -211,6 +252,63 @@ def test_an_evaluation_an_epoch_is_the_default_and_own_optimizers_have_no_rate()
     made = space(training={"epochs": 4}, optimizers={"own": {}}, schedules={"constant": {}})
     train = made.train_config(made.cells()[0], {}, index=0)
     assert (train.evaluations, train.learning_rate, train.optimizer) == (4, None, "own")
+
+
+SDE = [
+    # batch size, reference, beta1, beta2 and epsilon there, those expected (Malladi et al. 2022)
+    (64, 64, (0.9, 0.999, 1e-8), (0.9, 0.999, 1e-8)),
+    (256, 64, (0.9, 0.999, 1e-8), (0.6, 0.996, 5e-9)),
+    (16, 64, (0.9, 0.999, 1e-8), (0.975, 0.99975, 2e-8)),
+    (576, 64, (0.9, 0.999, 1e-8), (0.1, 0.991, 1e-8 / 3)),
+    (2048, 512, (0.8, 0.95, 1e-6), (0.2, 0.8, 5e-7)),
+]
+
+
+@pytest.mark.parametrize(("size", "reference", "before", "after"), SDE, ids=repr)
+def test_adams_averages_are_as_long_in_examples_at_every_batch_size(
+    size: int, reference: int, before: tuple[float, ...], after: tuple[float, ...]
+) -> None:
+    names = ("beta1", "beta2", "epsilon")
+    moved = adam_sde(dict(zip(names, before, strict=True)), batch_size=size, reference=reference)
+    assert moved == pytest.approx(dict(zip(names, after, strict=True)), rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "sentence"),
+    [
+        (640, {}, r"less than 640 .* a `beta1` of 0.9 at batch size 64, but got 640, where `beta1` would be 0"),
+        (1024, {}, r"less than 640 .* a `beta1` of 0.9 at batch size 64, but got 1024, where `beta1` would be -0.6"),
+        (128, {"beta2": 0.5}, r"less than 128 .* a `beta2` of 0.5 at batch size 64, but got 128"),
+        (64_000, {"beta1": 0.9999}, r"less than 64000 .* a `beta2` of 0.999 at batch size 64, but got 64000"),
+    ],
+)
+def test_where_a_beta_would_be_used_up_there_is_no_such_adam(size: int, settings: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        adam_sde({**OPTIMIZERS["adam"].arguments, **settings}, batch_size=size, reference=64)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_what_the_batch_size_makes_of_adam_is_in_the_training_of_each_cell(optimizer: str) -> None:
+    rate = LearningRateConfig(rule="adam_sde", reference_batch_size=128)
+    made = space(batch_sizes=(64, 512), optimizers={optimizer: {"beta2": 0.99}}, learning_rate=rate)
+    trains = [made.train_config(cell, {"learning_rate": 0.25}, index=0) for cell in made.cells()]
+    assert [train.learning_rate for train in trains] == [0.25] * 4  # only the range follows the rule
+    found = [trains[0].optimizer_args, trains[2].optimizer_args]
+    assert found[0] == pytest.approx({"beta1": 0.95, "beta2": 0.995, "epsilon": 1e-8 * math.sqrt(2)})
+    assert found[1] == pytest.approx({"beta1": 0.6, "beta2": 0.96, "epsilon": 5e-9})
+
+
+def test_other_rules_leave_the_arguments_as_they_are_written() -> None:
+    made = space(optimizers={"adam": {"beta2": 0.99}}, learning_rate=LearningRateConfig(rule="sqrt"))
+    assert [made.train_config(cell, {}, index=0).optimizer_args for cell in made.cells()] == [{"beta2": 0.99}] * 4
+
+
+def test_an_easier_target_changes_no_training() -> None:
+    one, both = (space(metrics={"target": 0.1, **more}) for more in ({}, {"easier_target": 0.2}))
+    for made in (one, both):
+        assert made.cells() == one.cells()
+    point = {"learning_rate": 0.1}
+    assert one.train_config(one.cells()[0], point, index=0) == both.train_config(both.cells()[0], point, index=0)
 
 
 def _seeds(index: int, *, cell: int = 0, rate: float = 0.1, **changes: Any) -> tuple[int, int, int]:

@@ -112,9 +112,10 @@ def test_a_run_is_closed_and_opened_again_and_takes_more_after_its_end(writer: R
 
 def test_an_artifact_replaces_an_earlier_one_of_its_name(writer: RunWriter) -> None:
     run_id = start(writer)
-    for text in ("old", "näw: 1\n"):
-        writer.artifact(run_id, "recipe.yaml", text)
-    assert seen(writer, run_id).artifacts == {"recipe.yaml": "näw: 1\n"}
+    for content in (b"old", b"\x89new"):
+        writer.artifact(run_id, "report/steps.png", content)
+    writer.artifact(run_id, "recipe.yaml", b"name: digits\n")
+    assert seen(writer, run_id).artifacts == {"recipe.yaml": b"name: digits\n", "report/steps.png": b"\x89new"}
 
 
 def test_every_request_is_counted(writer: RunWriter) -> None:

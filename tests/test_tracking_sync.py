@@ -15,6 +15,7 @@ from tracking_rows import complete, result, segment, study, trial
 from tracking_stores import QUIET, Seen, all_runs, open_mlflow, seen
 
 from search.trial import TrialResult
+from tracking.files import announce
 from tracking.ledger import Ledger
 from tracking.runs import DESCRIPTION, KEY, PARENT, MemoryWriter, MlflowWriter, RunWriter, WriteRefused
 from tracking.sync import Projection, Sync, push
@@ -67,9 +68,13 @@ def filled(folder: Path) -> Ledger:
     ledger.finish(TrialResult(number=3, status="TIMEOUT", reason="deadline").to_json())
     ledger.record(segment(4, 0, 20, status="PAUSED").to_json())
     notes = {"study": "digits", "experiment": folder.name, "tags": {"git": "abc"}, "description": "# Digits"}
-    notes |= {"recipe": "name: digits\n", "artifact:trials.md": "| a |", "results": {"result/value": 0.5}}
+    notes |= {"recipe": "name: digits\n", "results": {"result/value": 0.5}}
     for key, value in notes.items():
         ledger.set_meta(key, value)
+    (folder / "report").mkdir()
+    for name in ("trials.csv", "report/steps.png"):
+        (folder / name).write_bytes(b"\x89 some")
+    announce(ledger, ["trials.csv", "report/steps.png"])
     ledger.set_meta("status", "FINISHED")
     return ledger
 
@@ -92,7 +97,11 @@ def test_the_store_has_what_the_ledger_has(tmp_path: Path, writer: RunWriter) ->
     assert sorted(runs) == [":0", ":1", ":2", ":3", ":4", ":search"]
     search, ended, timeout, running = runs[":search"], runs[":2"], runs[":3"], runs[":4"]
     assert (search.name, search.status, search.tags[DESCRIPTION]) == ("digits", "FINISHED", "# Digits")
-    assert search.artifacts == {"recipe.yaml": "name: digits\n", "trials.md": "| a |"}
+    assert search.artifacts == {
+        "recipe.yaml": b"name: digits\n",
+        "trials.csv": b"\x89 some",
+        "report/steps.png": b"\x89 some",
+    }
     assert [(point.key, point.value) for point in search.points] == [("result/value", 0.5)]
     assert (ended.name, ended.status, timeout.status, running.status) == (
         "0002 b32-sgd-cosine",

@@ -26,7 +26,7 @@ class Seen:
     tags: dict[str, str]
     points: list[MetricPoint]
     """By key, then step; without those of the machine's use."""
-    artifacts: dict[str, str]
+    artifacts: dict[str, bytes]
     watched: bool
 
 
@@ -75,7 +75,7 @@ def _seen_in_mlflow(writer: MlflowWriter, run_id: str) -> Seen:
         params=run.data.params,
         tags=run.data.tags,
         points=sorted(own, key=lambda point: (point.key, point.step)),
-        artifacts={path.name: path.read_text(encoding="utf-8") for path in folder.glob("*")},
+        artifacts={str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()},
         watched=len(own) < len(points),
     )
 

@@ -7,12 +7,13 @@ import itertools
 import os
 import re
 import sqlite3
+import tempfile
 import textwrap
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -96,8 +97,8 @@ class RunWriter(Protocol):
     def close_run(self, run_id: str, status: RunStatus, ended_ms: int) -> None:
         """Set how a run ended and when; RUNNING opens it again."""
 
-    def artifact(self, run_id: str, name: str, text: str) -> None:
-        """Store a text file with a run, in place of an earlier one of that name."""
+    def artifact(self, run_id: str, name: str, content: bytes) -> None:
+        """Store a file with a run, in place of an earlier one of that name, which may have folders in it."""
 
     def watch(self, run_id: str) -> None:
         """Record this machine's processor, memory and GPU use on a run until `close`, or until the run ends."""
@@ -206,10 +207,13 @@ class MlflowWriter:
             else:
                 self._client.set_terminated(run_id, status, ended_ms)
 
-    def artifact(self, run_id: str, name: str, text: str) -> None:
-        """`log_text`."""
-        with self._calling():
-            self._client.log_text(run_id, text, name)
+    def artifact(self, run_id: str, name: str, content: bytes) -> None:
+        """`log_artifact`, which takes the name from a file."""
+        place = PurePosixPath(name)
+        with tempfile.TemporaryDirectory() as folder, self._calling():
+            file = Path(folder) / place.name
+            file.write_bytes(content)
+            self._client.log_artifact(run_id, str(file), str(place.parent) if len(place.parts) > 1 else None)
 
     def watch(self, run_id: str) -> None:
         """MLflow's own monitor, which has a thread and a client of its own."""
@@ -275,7 +279,7 @@ class MemoryRun:
     params: dict[str, str] = field(default_factory=dict)
     points: dict[tuple[Any, ...], MetricPoint] = field(default_factory=dict)
     """By what makes two points equal; NaN counts as equal to itself."""
-    artifacts: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
     status: RunStatus = "RUNNING"
     ended_ms: int | None = None
     watched: bool = False
@@ -328,9 +332,9 @@ class MemoryWriter:
         run = self._run(run_id)
         run.status, run.ended_ms = status, ended_ms if status != "RUNNING" else run.ended_ms
 
-    def artifact(self, run_id: str, name: str, text: str) -> None:
-        """Keep the text."""
-        self._run(run_id).artifacts[name] = text
+    def artifact(self, run_id: str, name: str, content: bytes) -> None:
+        """Keep the bytes."""
+        self._run(run_id).artifacts[name] = content
 
     def watch(self, run_id: str) -> None:
         """Note that it was asked for."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tracking import projection
+from tracking.files import unsent_files
 from tracking.ledger import SEARCH_RUN, Ledger, Note, RunState
 from tracking.runs import (
     DESCRIPTION,
@@ -26,8 +27,6 @@ from tracking.runs import (
     legal_name,
 )
 
-ARTIFACT = "artifact:"
-"""Notes whose key begins so are text files of the search's run."""
 EXPERIMENT = "regatta"
 LONGEST_REST = 30.0
 """Seconds between two tries at most while the store is away."""
@@ -45,7 +44,7 @@ class Projection:
     """Brings one MLflow store up to one ledger. What it read in the ledger it never contradicts in MLflow.
 
     Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `params` (a tree, final),
-    `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (text), `results` (name to number), `view`
+    `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (digest), `results` (name to number), `view`
     (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the search's own run.
     """
 
@@ -126,11 +125,10 @@ class Projection:
             self._writer.watch(parent)
 
     def _send_files(self, parent: str) -> None:
-        for note in self._ledger.unsent_notes():
-            if note.key == "recipe" or note.key.startswith(ARTIFACT):
-                name = "recipe.yaml" if note.key == "recipe" else note.key.removeprefix(ARTIFACT)
-                self._writer.artifact(parent, name, note.value)
-                self._ledger.notes_sent([note])
+        for note, name, content in unsent_files(self._ledger):
+            if content is not None:
+                self._writer.artifact(parent, name, content)
+            self._ledger.notes_sent([note])
 
     def _send_end(self, parent: str) -> None:
         for note in self._ledger.unsent_notes():

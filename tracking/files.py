@@ -1,0 +1,31 @@
+"""Files of a study's folder that MLflow gets as artifacts of the search's own run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from tracking.ledger import Ledger, Note
+
+ARTIFACT = "artifact:"
+"""Notes whose key begins so name a file, relative to the study's folder; their value is its digest."""
+RECIPE = "recipe"
+"""The note that holds the recipe itself."""
+
+
+def announce(ledger: Ledger, names: Iterable[str]) -> None:
+    """Note which files MLflow should have; one that has not changed is not sent again."""
+    for name in names:
+        content = (ledger.path.parent / name).read_bytes()
+        ledger.set_meta(f"{ARTIFACT}{name}", hashlib.sha256(content).hexdigest())
+
+
+def unsent_files(ledger: Ledger) -> Iterable[tuple[Note, str, bytes | None]]:
+    """Yield each note about a file that MLflow lacks, the file's name and its content; None if it is gone."""
+    for note in ledger.unsent_notes():
+        if note.key == RECIPE:
+            yield note, "recipe.yaml", note.value.encode()
+        elif note.key.startswith(ARTIFACT):
+            name = note.key.removeprefix(ARTIFACT)
+            file = ledger.path.parent / name
+            yield note, name, file.read_bytes() if file.is_file() else None
