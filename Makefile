@@ -23,6 +23,10 @@ help: ## List the targets
 search: .venv/.installed ## Search with a recipe (RECIPE=digits); the same command again goes on where it stopped
 	.venv/bin/regatta search --config "$(RECIPE)" $(study) $(ARGS)
 
+.PHONY: report
+report: .venv/.installed ## Write the page that says what a study (STUDY=name) found and how sure that is
+	.venv/bin/regatta report $(study) $(ARGS)
+
 .PHONY: ui
 ui: .venv/.installed ## Browse the results in the MLflow UI
 	.venv/bin/regatta ui $(ARGS)

@@ -45,6 +45,10 @@ def _export(argv: Sequence[str]) -> int:
     return _pipeline("export", _parsed(_study_parser("export"), argv).study)
 
 
+def _report(argv: Sequence[str]) -> int:
+    return _pipeline("report", _parsed(_study_parser("report"), argv).study)
+
+
 def _sync(argv: Sequence[str]) -> int:
     parser = _study_parser("sync")
     parser.add_argument("--uri", help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or the local store)")
@@ -60,6 +64,7 @@ def _ui(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "search": (_search, "Search the batch sizes, learning rates and schedules of a recipe, or go on with the search."),
+    "report": (_report, "Write the page that says what a study found, how sure that is, and what to use."),
     "export": (_export, "Write a study's trials and curves as tables, and its Optuna studies as a database."),
     "sync": (_sync, "Send to MLflow what of a study is not there yet."),
     "ui": (_ui, "Open the MLflow UI on the local store."),

@@ -79,8 +79,10 @@ def main(recipe: Recipe) -> int:
             console.print(f"[red]the search cannot go on:[/] {escape(str(failure))}", soft_wrap=True)
         finally:
             write_tables(folder)
+        # In a process of its own, beside the writer to MLflow: drawing takes seconds, and must not end a search.
+        report = None if interrupts or not recipe.tracking.report else start_report(folder)
         conclude(session, complete=code == 0 and not interrupts)
-        settle(session)
+        settle(session, report)
         return interrupts.exit_code or code
 
 
@@ -300,11 +302,29 @@ def conclude(session: Session, *, complete: bool) -> None:
         console.print(f"  [bold]{command}[/]  [dim]{purpose}[/]", highlight=False, soft_wrap=True)
 
 
-def settle(session: Session) -> None:
-    """What is not urgent: the rest of MLflow, and Optuna's file."""
+def start_report(folder: Path) -> subprocess.Popen[str]:
+    """`regatta report` for this study; it leaves MLflow to the search, which holds the study's lock."""
+    # -P: a folder of the user's called `models` must not hide ours.
+    command = [sys.executable, "-P", "-m", "pipelines.cli", "report", "--study", folder.name]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def told_by(report: subprocess.Popen[str]) -> str:
+    """What the report has to say, or why there is none."""
+    out, err = report.communicate()
+    if report.returncode == 0:
+        return out.strip()
+    reason = err.strip().splitlines()[-1] if err.strip() else f"exit code {report.returncode}"
+    return f"the report could not be written ({reason}); `regatta report` tries again."
+
+
+def settle(session: Session, report: subprocess.Popen[str] | None) -> None:
+    """What is not urgent: the report, the rest of MLflow, and Optuna's file."""
     console = session.console
-    live = console.status("writing the last trials to MLflow") if console.is_terminal else nullcontext()
+    live = console.status("writing the report and the last trials to MLflow") if console.is_terminal else nullcontext()
     with live:
+        if report is not None:
+            console.print(escape(told_by(report)), highlight=False, soft_wrap=True)
         if session.sync is not None and not session.sync.drain(60.0 if not session.interrupts else 5.0):
             why = session.sync.problem() or "it takes long"
             console.print(

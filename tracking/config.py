@@ -16,6 +16,8 @@ class TrackingConfig:
     """MLflow tracking URI; null: `MLFLOW_TRACKING_URI`, or a local store in the state folder."""
     experiment: str | None = None
     """Name of the MLflow experiment; null: the recipe's name."""
+    report: bool = True
+    """Whether a search ends with its report."""
     system_metrics: bool = False
     """Whether processor, memory and GPU use of the driver's machine are recorded on the search's own run."""
 

@@ -28,6 +28,8 @@ from tracking.runs import (
 )
 
 EXPERIMENT = "regatta"
+NUMBERS = ("results", "analysis")
+"""Notes that become metrics of the search's run."""
 LONGEST_REST = 30.0
 """Seconds between two tries at most while the store is away."""
 POLL = 1.0
@@ -44,8 +46,8 @@ class Projection:
     """Brings one MLflow store up to one ledger. What it read in the ledger it never contradicts in MLflow.
 
     Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `params` (a tree, final),
-    `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (digest), `results` (name to number), `view`
-    (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the search's own run.
+    `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (digest), `results` and `analysis` (name to
+    number), `view` (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the search's own run.
     """
 
     def __init__(self, ledger: Ledger, writer: RunWriter, *, watch: bool = False) -> None:
@@ -111,12 +113,12 @@ class Projection:
         if "view" in notes:
             self._writer.tag_experiment(notes["view"].value)
             self._ledger.notes_sent([notes["view"]])
-        sent = [notes[key] for key in ("tags", "params", "description", "results") if key in notes]
+        sent = [notes[key] for key in ("tags", "params", "description", *NUMBERS) if key in notes]
         if sent:
             tags = self._study_tags() if "tags" in notes else {}
             if "description" in notes:
                 tags[DESCRIPTION] = notes["description"].value
-            points = _results(notes["results"]) if "results" in notes else []
+            points = [point for key in NUMBERS if key in notes for point in _results(notes[key])]
             params = projection.study_params(notes["params"].value) if "params" in notes else {}
             self._writer.log(parent, params=params, tags=tags, points=points)
             self._ledger.notes_sent(sent)

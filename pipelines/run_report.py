@@ -1,0 +1,60 @@
+"""`regatta report`: one page and its pictures that say what a study found, and the same in MLflow."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from pipelines.recipe import from_yaml_text
+from pipelines.state import existing_study, home
+from tracking.files import announce
+from tracking.ledger import Ledger, driver_lock
+from tracking.report import ReportFiles, key_figures, write
+from tracking.report.verdict import headline
+from tracking.runs import MlflowWriter, WriteRefused
+from tracking.sync import push
+
+
+def main(study: str | None) -> int:
+    """Write the report of a study, the last one if none is named, whether it has ended or still runs.
+
+    Raises:
+        ValueError: if there is no such study.
+    """
+    folder, console = existing_study(study), Console(soft_wrap=True, highlight=False)
+    files = write(folder)
+    for sentence in headline(files.analysis):
+        console.print(escape(sentence))
+    console.print(f"report: [bold]{escape(str(files.page))}[/]")
+    with Ledger.open(folder, create=False) as ledger:
+        publish(ledger, folder, files)
+        problem = send(ledger, folder)
+    if problem is not None:
+        console.print(escape(f"MLflow has not got it ({problem}): `regatta sync` sends it."))
+    return 0
+
+
+def publish(ledger: Ledger, folder: Path, files: ReportFiles) -> None:
+    """Note what MLflow should have of it: the page, the pictures, and the key figures as metrics of the search."""
+    announce(ledger, [str(file.relative_to(folder)) for file in (files.page, *files.pictures)])
+    ledger.set_meta("analysis", key_figures(files.analysis))
+
+
+def send(ledger: Ledger, folder: Path) -> str | None:
+    """Send it, unless a search that is under way does so; returns what hinders, if anything does."""
+    recipe = from_yaml_text(ledger.meta("recipe"), f"the recipe of {folder}")
+    if not recipe.tracking.mlflow:
+        return None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(driver_lock(folder))
+        except ValueError:
+            return None
+        try:
+            refused = push(ledger, MlflowWriter(recipe.tracking.uri, home()))
+        except (ConnectionError, WriteRefused) as error:
+            return " ".join(str(error).split())
+    return next(iter(refused.values()), None)
