@@ -112,6 +112,8 @@ class MetricsConfig:
     """The value of `target_metric` to reach; null: no target."""
     easier_target: float | None = None
     """A second value, easier to reach, since what batch size pays depends on the target; it changes no training."""
+    calibrate: bool = False
+    """Set both targets before the search: the median best of five trainings of the tuned smallest batch size."""
     target_metric: str | None = None
     """The metric that the target is about; null: the objective."""
     target_direction: Direction | None = None
@@ -130,7 +132,9 @@ class MetricsConfig:
             yield "`objective` must name a metric that the module logs, but it is empty."
         if self.target is not None and not abs(self.target) < float("inf"):
             yield f"`target` must be a finite number, but got {self.target}."
-        if self.target is None and self.target_metric is not None:
+        if self.target is not None and self.calibrate:
+            yield f"`target` must be left out with `calibrate: true`, which finds it, but got {self.target}."
+        if self.target is None and self.target_metric is not None and not self.calibrate:
             yield f"`target_metric` is {self.target_metric!r}, but no `target` is set. Set it, or leave both out."
         if self.easier_target is not None:
             yield from self._mistakes_of_easier_target(self.easier_target)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe, to_yaml
 from pipelines.state import home, study_folder, write
 from search.audit import audit, summary
+from search.calibration import calibrate
 from search.cluster import connected, dashboard_address
 from search.executors import DaskExecutor, Executor
 from search.export import export
@@ -90,6 +91,7 @@ def run(session: Session) -> int:
     """Start the workers and race, unless nothing is left to train."""
     recipe, console, study = session.recipe, session.console, session.study
     started = time.monotonic()
+    aim(session)
     race = Race(study, session.ledger, str(session.folder / "checkpoints"))
     race.restore()
     if race.is_over:
@@ -100,6 +102,8 @@ def run(session: Session) -> int:
         with connected(recipe.cluster, paths=[os.getcwd()]) as client:
             executor = DaskExecutor(client)
             introduce(session, preflight(executor, study), dashboard=dashboard_address(client))
+            if recipe.metrics.calibrate and not session.interrupts:
+                calibrated(session, executor)
             if not session.interrupts:
                 race.gains = measure(executor, study)
                 console.print(tiers(race.gains), highlight=False, soft_wrap=True)
@@ -110,6 +114,37 @@ def run(session: Session) -> int:
                 examine(session, executor)
         console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
     return 0
+
+
+def calibrated(session: Session, executor: Executor) -> None:
+    """Find the targets, unless an earlier call of this search has, and say what they are."""
+    if session.ledger.meta("calibration") is None:
+        with session.console.status("calibrating: training the smallest batch size to set the target"):
+            found = calibrate(
+                session.study.space, executor, session.folder / "calibration", lambda: bool(session.interrupts)
+            )
+        if found is None:
+            return
+        session.ledger.set_meta("calibration", asdict(found))
+    aim(session)
+    found, metrics = session.ledger.meta("calibration"), session.study.space.metrics
+    session.console.print(
+        f"{results.target(metrics)} is the target, {found['easier_target']:.4g} the easier one: from "
+        f"{len(found['best'])} trainings of {found['cell']}, its rate tuned before, in {clock(found['seconds'])}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def aim(session: Session) -> None:
+    """Let the study judge by targets that were found before its search began."""
+    found = session.ledger.meta("calibration")
+    if found is not None:
+        metrics = replace(
+            session.recipe.metrics, calibrate=False, target=found["target"], easier_target=found["easier_target"]
+        )
+        session.study.aim(metrics)
+        session.ledger.set_meta("metrics", asdict(metrics))
 
 
 def examine(session: Session, executor: Executor) -> None:

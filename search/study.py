@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from models.config import MetricsConfig
 from models.seeds import derive
 from search import proposals
 from search.config import RangeConfig
@@ -188,6 +189,12 @@ class Study:
         self.space = space
         self.cells = {cell.name: CellStudy(space, cell) for cell in space.cells()}
         self._numbers = 0
+
+    def aim(self, metrics: MetricsConfig) -> None:
+        """Judge by these metrics: targets that were found after the study was laid out."""
+        self.space = replace(self.space, metrics=metrics)
+        for study in self.cells.values():
+            study.space = self.space
 
     def restore(self, trials: Iterable[tuple[TrialConfig, TrialResult | None]]) -> None:
         """Take over what the ledger has, in the order of asking; cells that the recipe no longer has are left alone."""
