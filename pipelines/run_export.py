@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from pipelines.recipe import from_yaml_text
-from pipelines.run_search import space_of
-from pipelines.state import existing_study
+from pipelines.session import space_of
 from search.export import FILE, export
 from tracking.ledger import Ledger
+from tracking.place import existing_study
 from tracking.tables import write_tables
 
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.recipe import from_yaml_text
-from pipelines.state import existing_study, home
 from tracking.files import announce
 from tracking.ledger import Ledger, driver_lock
+from tracking.place import existing_study, home
 from tracking.report import ReportFiles, key_figures, write
 from tracking.report.verdict import headline
 from tracking.runs import MlflowWriter, WriteRefused

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from pipelines.recipe import from_yaml_text
-from pipelines.state import existing_study, home
 from tracking.ledger import Ledger, driver_lock
+from tracking.place import existing_study, home
 from tracking.runs import MlflowWriter, WriteRefused
 from tracking.sync import push
 

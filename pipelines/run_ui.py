@@ -15,7 +15,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from pipelines.state import home
+from tracking.place import home
 from tracking.view import VIEW_KEY
 
 HOST = "127.0.0.1"

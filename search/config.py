@@ -133,6 +133,8 @@ class SearchConfig:
     """Whether trials of one shape train side by side in one process; auto: where that was measured to be faster."""
     audit: float = 0.0
     """Share of the trials trained side by side that are trained once more, alone, to compare."""
+    probes: Sequence[Literal["noise", "sharpness", "memory"]] = ("noise", "sharpness")
+    """What is measured on the best configurations at the end; memory starts a process for each batch size."""
     keep_checkpoints: int = 3
     """How many of the best finished trials keep their checkpoint."""
     segment_seconds: float = 10.0

@@ -160,10 +160,10 @@ class Race:
         trial = self.trials[last.trial]
         earlier = self.segments.pop(last.trial, [])
         result = self.gains.timed(trial, summarise(trial.number, [*earlier, last], self.study.space.metrics))
-        kept = {best.number for best in self.study.top(self.keep)}
+        kept = {best.number for best in self.study.keepers(self.keep)}
         self.ledger.record(last.to_json(), result.to_json())
         self.study.tell(trial, result)
-        now_kept = {best.number for best in self.study.top(self.keep)}
+        now_kept = {best.number for best in self.study.keepers(self.keep)}
         if earlier:
             discard(earlier[-1].checkpoint)
         for number in (kept | {trial.number}) - now_kept:
@@ -174,6 +174,13 @@ class Race:
     def keep(self) -> int:
         """How many finished trials keep their checkpoint."""
         return self.study.space.search.keep_checkpoints
+
+    def tidy(self) -> None:
+        """At the end: only the best few of all keep their checkpoint."""
+        kept = {best.number for best in self.study.top(self.keep)}
+        for result in self.study.keepers(self.keep):
+            if result.number not in kept:
+                discard(result.checkpoint)
 
     def checkpoint_of(self, number: int) -> str | None:
         """The final checkpoint of a finished trial."""
@@ -198,7 +205,7 @@ class Race:
                 self.resume(trial)
         # A driver that was killed has left what it had not yet heard of, or not yet removed.
         ends = [segment.checkpoint for segment in self.waiting]
-        sweep(self.folder, keep=[*ends, *(best.checkpoint for best in self.study.top(self.keep))])
+        sweep(self.folder, keep=[*ends, *(best.checkpoint for best in self.study.keepers(self.keep))])
 
     def resume(self, trial: TrialConfig) -> None:
         """Put a trial that had not ended back in line."""

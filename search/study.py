@@ -270,6 +270,11 @@ class Study:
         best = [(trial, study.results[trial.index]) for study in self.cells.values() if (trial := study.best())]
         return sorted(best, key=lambda pair: (sign * _value(pair[1]), pair[0].number))
 
+    def keepers(self, count: int) -> list[TrialResult]:
+        """Results whose checkpoints are still needed: the best ones of all, and until the end every cell's best."""
+        best = [result for _, result in self.ranking()]
+        return [*best, *(result for result in self.top(count) if result not in best)]
+
     def top(self, count: int) -> list[TrialResult]:
         """The best trials of the whole study, best first."""
         sign = 1.0 if self.space.metrics.direction == "min" else -1.0

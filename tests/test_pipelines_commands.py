@@ -20,7 +20,7 @@ import pytest
 
 from pipelines import run_export
 from pipelines.recipe import load_recipe, to_yaml
-from pipelines.run_search import space_of
+from pipelines.session import space_of
 from search.executors import SerialExecutor
 from search.race import Race
 from search.study import Study

@@ -33,7 +33,7 @@ TINY = [
     "--search.trials", "2", "--training.epochs", "2", "--cluster.workers", "1",
     "--search.arrays", "off",  # Alone, trials are equal to the bit.
 ]  # fmt: skip
-UNTRACKED = ["--tracking.mlflow", "false"]
+UNTRACKED = ["--tracking.mlflow", "false", "--tracking.report", "false"]
 
 
 def started(*words: str, home: Path, cwd: Path | None = None) -> subprocess.Popen[str]:

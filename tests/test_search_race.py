@@ -75,10 +75,12 @@ def checkpoints(folder: Path) -> set[str]:
 
 
 def referenced(folder: Path, made: SearchSpace) -> set[str]:
-    """Names of the checkpoints of the best finished trials."""
-    complete = [r["result"] for r in rows(folder) if r["status"] == "COMPLETE"]
-    best = sorted(complete, key=lambda result: (result["value"], result["number"]))[: made.search.keep_checkpoints]
-    return {Path(result["checkpoint"]).name for result in best}
+    """Names of the checkpoints of the best finished trials, and of the best of each cell."""
+    complete = [r for r in rows(folder) if r["status"] == "COMPLETE"]
+    ranked = sorted(complete, key=lambda row: (row["result"]["value"], row["number"]))
+    first = {row["cell"]: row for row in reversed(ranked)}.values()
+    kept = [*ranked[: made.search.keep_checkpoints], *first]
+    return {Path(row["result"]["checkpoint"]).name for row in kept}
 
 
 class Watching(SerialExecutor):
@@ -224,13 +226,15 @@ def test_a_lost_or_damaged_checkpoint_starts_its_trial_again(tmp_path: Path, har
     assert checkpoints(tmp_path / "harmed") == referenced(tmp_path / "harmed", made)
 
 
-def test_only_the_best_trials_keep_a_checkpoint(tmp_path: Path) -> None:
+def test_only_the_best_trials_of_two_cells_keep_a_checkpoint(tmp_path: Path) -> None:
     made = small(trials=3, keep_checkpoints=1, training={"epochs": 1})
     seen: list[int] = []
     with racing(tmp_path, made, TRAIN) as race:
         run(race, watch=lambda _: seen.append(len(checkpoints(tmp_path))))
-    assert max(seen) == 1
-    assert checkpoints(tmp_path) == referenced(tmp_path, made)
+        assert max(seen) == len(race.study.cells) == 2
+        assert checkpoints(tmp_path) == referenced(tmp_path, made)
+        race.tidy()
+        assert checkpoints(tmp_path) == {Path(str(race.study.top(1)[0].checkpoint)).name}
 
 
 # Failures.

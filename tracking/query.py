@@ -1,71 +1,90 @@
-"""A study read back as plain rows: one per trial, one per evaluation. Nothing is rounded and nothing left out."""
+"""A study as pandas data frames, for a notebook: `from tracking.query import trials, curves`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from tracking.ledger import Ledger
+import pandas as pd
 
-Row = dict[str, Any]
+from tracking import rows as study_rows
+from tracking.analysis.convergence import PER_STEP
+from tracking.place import existing_study
+from tracking.rows import TO_TARGET, TOTALS, Row
+from tracking.tables import CURVE_COLUMNS, TRIAL_COLUMNS, columns
 
-TOTALS = ("value", "steps", "examples", "epochs", "seconds", "wall_seconds")
-TO_TARGET = {
-    "steps_to_target": "step",
-    "examples_to_target": "examples",
-    "epochs_to_target": "epoch",
-    "seconds_to_target": "seconds",
-}
-TAGS = ("tier", "width", "fallback_reason", "time_mode")
-"""How a trial was trained: alone or in an array of that width, why alone, and which seconds its times are."""
-POINT_FIRST = ("step", "examples", "epoch", "seconds", "learning_rate")
+MEASURED = "measured"
+"""The `time_mode` of a trial that trained alone."""
+GRID = ("cell", "batch_size", "optimizer", "schedule", "learning_rate")
+TRIAL_FIRST = ("number", *GRID, *(name for name in TRIAL_COLUMNS if name not in ("number", "cell")))
+CURVE_FIRST = (
+    *("trial", "cell", "batch_size", "optimizer", "schedule", "peak_learning_rate", "status", "phase"),
+    *(name for name in CURVE_COLUMNS if name != "trial"),
+    *("seconds_alone", "current_batch_size"),
+)
+CATEGORIES = ("cell", "optimizer", "schedule", "phase", "status", "tier", "fallback_reason", "time_mode")
+INTEGERS = ("number", "trial", "index", "batch_size", "step")
+NUMBERS = (
+    *(*TOTALS, *TO_TARGET, "hit_after", "started", "ended", "width", "learning_rate", "peak_learning_rate"),
+    *("epoch", "seconds_alone", "current_batch_size"),
+)
+"""Numbers that some trial may lack: floats whether or not one does, counts among them."""
 
 
-def trials(folder: Path) -> list[Row]:
-    """One flat row per trial, by number; what is not known (yet) is None, what was never measured is absent.
+def trials(study: str | Path | None = None) -> pd.DataFrame:
+    """One row per trial, by number, with the columns of `trials.csv`; what is not known (yet) is NaN.
 
-    Every parameter is a key of its own. `best_*` is the evaluation with the best objective and `final_*` the last one:
-    their axes (`best_step`, ...) and metrics (`best_val_loss`, ...). `*_to_target` are None for a trial that never
-    arrived; `hit_after` is the step of the evaluation before. Times of day are Unix seconds.
+    Args:
+        study: its name (in `REGATTA_HOME`, or `runs` of the current folder) or its folder; None: the last one searched.
+
+    Raises:
+        ValueError: if there is no such study.
     """
-    with Ledger.open(folder, create=False) as ledger:
-        return [_trial(row) for row in ledger.trials()]
+    return _typed(_frame(study_rows.trials(existing_study(study)), TRIAL_FIRST))
 
 
-def curves(folder: Path) -> list[Row]:
-    """One row per evaluation, by trial and step: the trial's number, the axes, and each metric that was logged then.
+def curves(study: str | Path | None = None) -> pd.DataFrame:
+    """One row per evaluation, by trial and step, with what its trial was asked, so that a plot needs no join.
 
-    Examples and seconds count from the trial's start.
+    `batch_size` and `peak_learning_rate` are the trial's, `current_batch_size` and `learning_rate` those at that step.
+    `seconds` is the clock of the process, which the trials of an array share; `seconds_alone` counts the trial alone
+    (steps times the step time that was measured alone) and is NaN where that is not known.
+
+    Args and errors are those of `trials`.
     """
-    with Ledger.open(folder, create=False) as ledger:
-        return [
-            {"trial": row["number"], **dict.fromkeys(POINT_FIRST), **point}
-            for row in ledger.trials()
-            for segment in ledger.segments(row["number"])
-            for point in segment["curve"]
-        ]
+    folder = existing_study(study)
+    asked = {row["number"]: row for row in study_rows.trials(folder)}
+    points = [_joined(point, asked[point["trial"]]) for point in study_rows.curves(folder)]
+    return _typed(_frame(points, CURVE_FIRST))
 
 
-def _trial(row: Mapping[str, Any]) -> Row:
-    config = row["config"]
-    result = row["result"] or {}
-    hit = result.get("hit") or {}
-    known: Row = {
-        "number": row["number"],
-        "cell": row["cell"],
-        "index": row["index"],
-        "phase": config["phase"],
-        "status": row["status"],
-        "reason": result.get("reason") or None,
+def _joined(point: Row, trial: Row) -> Row:
+    """An evaluation and its trial; what the module calls as a column of ours does not hide it."""
+    names = ("cell", "batch_size", "optimizer", "schedule", "status", "phase")
+    return {
+        **point,
+        **{name: trial[name] for name in names},
+        "peak_learning_rate": trial.get("learning_rate"),
+        "current_batch_size": point.get("batch_size"),
+        "seconds_alone": _seconds_alone(point, trial),
     }
-    known |= {name: result.get(name) for name in TOTALS}
-    known |= {name: hit.get(axis) for name, axis in TO_TARGET.items()}
-    known["hit_after"] = result.get("hit_after") if hit else None
-    known |= {name: result.get(name) for name in ("started", "ended", "worker")}
-    known |= {name: (result.get("tags") or {}).get(name) for name in TAGS}
-    known["seed_init"] = config["train"]["seed_init"]
-    known |= {f"best_{name}": value for name, value in result.get("best", {}).items()}
-    known |= {f"final_{name}": value for name, value in result.get("final", {}).items()}
-    # A parameter never hides a result.
-    return {**config["params"], **known}
+
+
+def _seconds_alone(point: Row, trial: Row) -> float | None:
+    if trial["time_mode"] == PER_STEP and trial["steps"]:
+        return float(point["step"] * trial["seconds"] / trial["steps"])
+    return point["seconds"] if trial["time_mode"] == MEASURED else None
+
+
+def _frame(rows: list[Row], first: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns(rows, first))
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    for name in frame.columns.intersection(list(CATEGORIES)):
+        # In the order of the trials: cells come by batch size, not as b16, b256, b32.
+        frame[name] = pd.Categorical(frame[name], categories=frame[name].dropna().unique())
+    for name in frame.columns.intersection(list(INTEGERS)):
+        frame[name] = frame[name].astype("int64")
+    for name in frame.columns.intersection(list(NUMBERS)):
+        frame[name] = pd.to_numeric(frame[name]).astype("float64")
+    return frame

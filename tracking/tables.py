@@ -9,17 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracking import query
+from tracking import rows as study_rows
+from tracking.rows import POINT_FIRST, TAGS, TO_TARGET, TOTALS
 
-TRIAL_COLUMNS = ("number", "cell", "index", "phase", "status", "reason", *query.TOTALS, *query.TO_TARGET, *query.TAGS)
-CURVE_COLUMNS = ("trial", *query.POINT_FIRST)
+TRIAL_COLUMNS = ("number", "cell", "index", "phase", "status", "reason", *TOTALS, *TO_TARGET, *TAGS)
+CURVE_COLUMNS = ("trial", *POINT_FIRST)
 
 
 def write_tables(folder: Path) -> tuple[Path, Path]:
     """Write both tables into a study's folder, each whole or not at all. Floats read back equal to the last bit."""
     trials, curves = Path(folder) / "trials.csv", Path(folder) / "curves.csv"
-    _write(trials, query.trials(folder), TRIAL_COLUMNS)
-    _write(curves, query.curves(folder), CURVE_COLUMNS)
+    _write(trials, study_rows.trials(folder), TRIAL_COLUMNS)
+    _write(curves, study_rows.curves(folder), CURVE_COLUMNS)
     return trials, curves
 
 

@@ -160,7 +160,7 @@ def convergence(
     """What one trial's curve says.
 
     Args:
-        trial: its row, as `tracking.query.trials` gives it.
+        trial: its row, as `tracking.rows.trials` gives it.
         curve: its evaluations.
         metrics: the study's `objective`, `direction`, `select`, and `target_metric` and `target_direction` if set.
         target: the value to reach; None: no target.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 Curve = Sequence[Mapping[str, Any]]
-"""The evaluations of one trial in order of their steps, as `tracking.query.curves` gives them."""
+"""The evaluations of one trial in order of their steps, as `tracking.rows.curves` gives them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from uuid import uuid4
 
+from tracking.ledger import FILE
+
 
 def home() -> Path:
     """The state folder: `REGATTA_HOME`, or `runs` in the current folder."""
@@ -17,20 +19,24 @@ def study_folder(study: str) -> Path:
     return home() / study
 
 
-def existing_study(study: str | None) -> Path:
-    """The folder of a study that has been searched; without a name, the one searched last.
+def existing_study(study: str | Path | None) -> Path:
+    """The folder of a study that has been searched, by its name or its folder; without either, the one searched last.
+
+    A name goes before a folder of the same name.
 
     Raises:
         ValueError: if there is none.
     """
-    studies = {path.parent.name: path for path in home().glob("*/study.db")}
+    studies = {path.parent.name: path for path in home().glob(f"*/{FILE}")}
+    if study is not None and str(study) not in studies and (Path(study) / FILE).is_file():
+        return Path(study).absolute()
     if not studies:
         raise ValueError(f"there must be a study in {home()}, but there is none yet. Run `regatta search` first.")
     if study is None:
         return max(studies.values(), key=lambda path: path.stat().st_mtime).parent
-    if study not in studies:
-        raise ValueError(f"`study` must be one of {', '.join(sorted(studies))}, but got {study!r}.")
-    return studies[study].parent
+    if str(study) not in studies:
+        raise ValueError(f"`study` must be one of {', '.join(sorted(studies))}, but got {str(study)!r}.")
+    return studies[str(study)].parent
 
 
 def write(path: Path, text: str) -> None:

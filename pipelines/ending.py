@@ -1,0 +1,99 @@
+"""How a search ends: its table and files, what is measured on the best, its report, and the rest of MLflow."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich.markup import escape
+
+from pipelines import results
+from pipelines.session import Session, versions, view
+from search.executors import Executor
+from search.export import export
+from search.probing import probe
+from search.race import Race
+from tracking.files import announce
+from tracking.place import write
+from tracking.tables import write_tables
+
+FILES = ("trials.csv", "curves.csv", "recipe.yaml", "best.yaml")
+
+
+def conclude(session: Session, *, complete: bool) -> None:
+    """Write the study's files, and print the table, what it says, and what to do next."""
+    study, folder, console = session.study, session.folder, session.console
+    write_tables(folder)
+    said = results.sentences(study)
+    if study.ranking():
+        write(folder / "best.yaml", results.best_yaml(study, name=folder.name, versions=versions()))
+        console.print(results.table(study))
+    for sentence in said:
+        console.print(escape(sentence), highlight=False)
+    session.ledger.set_meta("description", results.description(study, said))
+    session.ledger.set_meta("view", view(session.recipe, results.other_metrics(study.ranking(), study.space.metrics)))
+    session.ledger.set_meta("results", results.figures(study))
+    announce(session.ledger, ["trials.csv"])
+    session.ledger.set_meta("status", "FINISHED" if complete else "KILLED" if session.interrupts else "FAILED")
+    written = [name for name in FILES if (folder / name).exists()]
+    console.print(escape(f"\nwritten to {folder}: {', '.join(written)}"), highlight=False, soft_wrap=True)
+    again = escape(f"regatta search --config {shlex.quote(str(folder / 'recipe.yaml'))}")
+    if not complete:
+        console.print(f"to go on: [bold]{again}[/]", highlight=False, soft_wrap=True)
+        return
+    console.print("next:", highlight=False)
+    for command, purpose in (
+        ("make ui", "browse every curve in the MLflow UI"),
+        (f"{again} --search.trials {2 * study.space.search.trials}", "look closer: as many trials again in every cell"),
+        (f"regatta export --study {folder.name}", "the same trials for optuna-dashboard"),
+    ):
+        console.print(f"  [bold]{command}[/]  [dim]{purpose}[/]", highlight=False, soft_wrap=True)
+
+
+def measure_best(session: Session, race: Race, executor: Executor) -> None:
+    """What the report needs of the best configurations; their checkpoints are needed for nothing else."""
+    with session.console.status("measuring the best configurations: gradient noise, sharpness, generalization"):
+        found = probe(session.study, executor, race.gains, stopping=lambda: bool(session.interrupts))
+    if not session.interrupts:
+        session.ledger.set_meta("probes", found)
+        race.tidy()
+
+
+def start_report(folder: Path) -> subprocess.Popen[str]:
+    """`regatta report` for this study; it leaves MLflow to the search, which holds the study's lock."""
+    # -P: a folder of the user's called `models` must not hide ours.
+    command = [sys.executable, "-P", "-m", "pipelines.cli", "report", "--study", folder.name]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def told_by(report: subprocess.Popen[str]) -> str:
+    """What the report has to say, or why there is none."""
+    out, err = report.communicate()
+    if report.returncode == 0:
+        return out.strip()
+    reason = err.strip().splitlines()[-1] if err.strip() else f"exit code {report.returncode}"
+    return f"the report could not be written ({reason}); `regatta report` tries again."
+
+
+def settle(session: Session) -> None:
+    """What is not urgent: the report, the rest of MLflow, and Optuna's file."""
+    console = session.console
+    # In a process of its own, beside the writer to MLflow: drawing takes seconds, and must not end a search.
+    wanted = session.recipe.tracking.report and not session.interrupts
+    report = start_report(session.folder) if wanted else None
+    live = console.status("writing the report and the last trials to MLflow") if console.is_terminal else nullcontext()
+    with live:
+        if report is not None:
+            console.print(escape(told_by(report)), highlight=False, soft_wrap=True)
+        if session.sync is not None and not session.sync.drain(60.0 if not session.interrupts else 5.0):
+            why = session.sync.problem() or "it takes long"
+            console.print(
+                f"MLflow has not got everything yet ({escape(why)}): nothing is lost, `regatta sync` sends the rest.",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if not session.interrupts:
+            export(session.ledger, session.study.space, session.folder)

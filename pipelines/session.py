@@ -1,0 +1,135 @@
+"""One call of `regatta search`: its study, its ledger, and the rules for going on with what an earlier call left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipelines.interrupts import Interrupts
+from pipelines.recipe import Recipe, to_yaml
+from search.space import SearchSpace, parameter_names
+from search.study import Study
+from tracking.ledger import Ledger, driver_lock
+from tracking.place import home, write
+from tracking.sync import Sync
+from tracking.view import experiment_tags
+
+VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
+CHANGEABLE = ("trials", "refine", "extend", "keep_checkpoints", "segment_seconds", "arrays", "audit", "probes")
+"""Settings of a search that may change when its study goes on; everything else decides what a trial is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """One call of `regatta search`."""
+
+    recipe: Recipe
+    folder: Path
+    study: Study
+    ledger: Ledger
+    sync: Sync | None
+    console: Console
+    interrupts: Interrupts
+
+
+def space_of(recipe: Recipe) -> SearchSpace:
+    """The part of a recipe that proposals are made from."""
+    return SearchSpace(
+        model=recipe.model, data=recipe.data, training=recipe.training, metrics=recipe.metrics, search=recipe.search
+    )
+
+
+@contextmanager
+def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
+    """The study's ledger, new or as it was left, for this process alone.
+
+    Raises:
+        ValueError: if another process has it, or if the study was begun with another space.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"the state folder must be writable, but {folder} is not: {error}. Set REGATTA_HOME."
+        ) from error
+    with driver_lock(folder), Ledger.open(folder, create=True) as ledger:
+        space = fingerprint(recipe)
+        # A study of an earlier version may lack settings that there are now: what it did is their default.
+        different = list(differences(ledger.meta("space", space), space, folder))
+        if different and not ledger.withdraw():
+            raise ValueError("\n".join(different))
+        ledger.set_meta("space", space)
+        ledger.set_meta("study", folder.name)
+        ledger.set_meta("experiment", recipe.tracking.experiment or recipe.name)
+        ledger.set_meta("metrics", asdict(recipe.metrics))
+        ledger.set_meta("recipe", to_yaml(recipe))
+        ledger.set_meta("params", space)
+        ledger.set_meta("tags", {**versions(), "mlflow.source.name": "regatta search"})
+        ledger.set_meta("view", view(recipe))
+        ledger.set_meta("status", "RUNNING")
+        write(folder / "recipe.yaml", to_yaml(recipe))
+        try:
+            yield ledger
+        except BaseException:
+            ledger.set_meta("status", "FAILED")
+            raise
+
+
+def fingerprint(recipe: Recipe) -> dict[str, Any]:
+    """What must stay the same for a study to go on."""
+    search = {name: value for name, value in asdict(recipe.search).items() if name not in CHANGEABLE}
+    parts = {name: asdict(getattr(recipe, name)) for name in ("model", "data", "training", "metrics")}
+    # As it comes back from the ledger: lists, not tuples.
+    same: dict[str, Any] = json.loads(json.dumps({**parts, "search": search}))
+    return same
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], folder: Path, where: str = "") -> Iterator[str]:
+    """Yield one sentence for every setting in which a recipe differs from that of its study."""
+    for key in dict.fromkeys([*before, *now]):
+        old, new, name = before.get(key), now.get(key), f"{where}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, folder, f"{name}.")
+        elif old != new:
+            yield (
+                f"`{name}` must stay {old!r}, with which the study in {folder} was begun, but got {new!r}. "
+                "Give another `--study` name for a new study."
+            )
+
+
+def view(recipe: Recipe, others: Sequence[str] = ()) -> dict[str, str]:
+    """How the study's runs first look in the MLflow UI: what differs between them, and what came of it."""
+    search = recipe.search
+    several = ["optimizer"] if len(search.optimizers) > 1 else []
+    params = ["batch_size", *several, "schedule", *parameter_names(space_of(recipe).cells())]
+    return experiment_tags(minimize=recipe.metrics.direction == "min", params=params, others=others)
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that matters, and the git commit of the folder that the user works in."""
+    found = {f"version.{name}": metadata.version(name) for name in VERSIONS}
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = {"git_commit": git.stdout.strip()} if git.returncode == 0 else {}
+    return {**found, "version.python": sys.version.split()[0], **commit}
+
+
+@contextmanager
+def syncing(recipe: Recipe, folder: Path) -> Iterator[Sync | None]:
+    """The background writer to MLflow, if the recipe wants one."""
+    if not recipe.tracking.mlflow:
+        yield None
+        return
+    sync = Sync(folder, uri=recipe.tracking.uri, home=home(), system_metrics=recipe.tracking.system_metrics)
+    try:
+        yield sync
+    finally:
+        sync.close()

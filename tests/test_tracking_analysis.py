@@ -1,0 +1,105 @@
+"""A study whose laws are known comes back with them, and what it lacks is said rather than made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+from study_rows import E_MIN, EXAMPLES, OVERHEAD, PER_EXAMPLE, S_MIN, SIZES, study
+from tracking_rows import study as ledger_study
+
+from tracking.analysis.data import StudyData, load, training_examples
+from tracking.analysis.study import analyse
+from tracking.ledger import Ledger
+
+
+@pytest.fixture(scope="module")
+def data() -> StudyData:
+    return study()
+
+
+def test_the_laws_of_a_study_are_found(data: StudyData) -> None:
+    overall = analyse(data).overall
+    assert overall is not None and overall.hyperbola is not None and overall.hyperbola.reason is None
+    assert overall.hyperbola.critical == pytest.approx(E_MIN / S_MIN, rel=0.15)
+    assert overall.step_time is not None
+    assert overall.step_time.half_batch == pytest.approx(OVERHEAD / PER_EXAMPLE, rel=1e-3)
+    assert overall.time_optimal is not None
+    assert overall.time_optimal.batch_size == pytest.approx(math.sqrt(128 * 200), rel=0.1)
+
+
+def test_each_schedule_has_laws_of_its_own(data: StudyData) -> None:
+    analysis = analyse(data)
+    assert [method.name for method in analysis.methods] == ["constant", "cosine"]
+    for method in analysis.methods:
+        assert method.law is not None and method.law.exponent == pytest.approx(1.0, abs=0.05)
+        assert [cell.batch_size for cell in method.cells] == list(SIZES)
+
+
+def test_the_best_of_all_schedules_takes_the_fastest_cell_of_each_size(data: StudyData) -> None:
+    overall = analyse(data).overall
+    assert overall is not None
+    assert {cell.schedule for cell in overall.cells} == {"cosine"}
+
+
+def test_cells_whose_rate_was_not_searched_are_not_fitted(data: StudyData) -> None:
+    fixed = dataclasses.replace(data, trials=[row for row in data.trials if row["index"] == 4])
+    overall = analyse(fixed).overall
+    assert overall is not None and overall.hyperbola is not None
+    assert overall.hyperbola.reason is not None and overall.hyperbola.points == 0
+
+
+def test_seconds_to_target_are_steps_times_the_step_time_alone(data: StudyData) -> None:
+    measured = dataclasses.replace(data, probes={"steps": {"16-sgd": 0.5}})
+    first = analyse(measured).cells[0]
+    assert (first.batch_size, first.step_seconds, first.seconds) == (16, 0.5, 0.5 * first.steps)
+    assert analyse(data).cells[0].step_seconds == pytest.approx(OVERHEAD + 16 * PER_EXAMPLE)
+
+
+def test_a_diverged_trial_never_wins(data: StudyData) -> None:
+    rows = [row | {"value": -1.0, "status": "DIVERGED"} if row["index"] == 4 else row for row in data.trials]
+    best = analyse(dataclasses.replace(data, trials=rows)).ranked[0].best
+    assert best is not None and best["status"] == "COMPLETE"
+
+
+def test_more_is_better_where_the_recipe_says_so() -> None:
+    analysis = analyse(study(direction="max", target=-0.5))
+    values = [cell.best["value"] for cell in analysis.ranked if cell.best]
+    assert values == sorted(values, reverse=True)
+    assert all(math.isfinite(cell.steps) for cell in analysis.cells)
+
+
+def test_runs_on_fresh_seeds_are_compared_and_take_no_part_in_the_search(data: StudyData) -> None:
+    good, bad = data.trials[4], data.trials[0]
+    runs = [
+        row | {"number": 1000 + 10 * index + seed, "phase": "confirm", "value": value + 0.001 * (seed % 3)}
+        for index, (row, value) in enumerate(((good, 0.1), (bad, 0.2)))
+        for seed in range(6)
+    ]
+    analysis = analyse(dataclasses.replace(data, trials=[*data.trials, *runs]))
+    assert [verdict.outcome for verdict in analysis.verdicts] == ["better"]
+    assert sum(len(cell.trials) for cell in analysis.cells) == len(data.trials)
+    assert not analyse(data).verdicts
+
+
+def test_the_training_set_is_counted_from_the_rows(data: StudyData) -> None:
+    assert training_examples(data.trials) == EXAMPLES
+    assert training_examples([]) is None
+
+
+def test_a_study_is_read_from_its_folder(tmp_path: Path) -> None:
+    with ledger_study(tmp_path, 3) as ledger:
+        ledger.set_meta("study", "read")
+        ledger.set_meta("metrics", {"objective": "val_loss", "direction": "min", "target": 0.5})
+        ledger.set_meta("bounds", {"b32-sgd-cosine": [0.001, 1.0]})
+    data = load(tmp_path)
+    assert (data.name, data.target, len(data.trials), len(data.curves[0])) == ("read", 0.5, 3, 3)
+    assert analyse(data).cells[0].bounds == (0.001, 1.0)
+
+
+def test_a_study_without_any_trial_is_analysed(tmp_path: Path) -> None:
+    Ledger.open(tmp_path, create=True).close()
+    analysis = analyse(load(tmp_path))
+    assert (analysis.cells, analysis.overall, analysis.ranked) == ([], None, [])

@@ -1,0 +1,127 @@
+"""A study read from its folder, as plain rows."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from tracking import rows as study_rows
+from tracking.analysis.convergence import INFEASIBLE
+from tracking.ledger import Ledger
+from tracking.remote import Remote
+from tracking.rows import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyData:
+    """What a study holds, as plain rows."""
+
+    name: str
+    metrics: Mapping[str, Any]
+    """objective, direction, select, target, target_metric, target_direction, as the recipe says them."""
+    trials: Sequence[Row]
+    curves: Mapping[int, Sequence[Row]]
+    """Evaluations by trial number."""
+    examples: int | None
+    """Size of the training set."""
+    space: Mapping[str, Any]
+    """model, data, training, metrics and search, as the recipe says them."""
+    probes: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Learning rates that a cell was asked to search, where the ledger knows them."""
+
+    @property
+    def objective(self) -> str:
+        """The metric that decides."""
+        return str(self.metrics["objective"])
+
+    @property
+    def direction(self) -> str:
+        """`min` or `max`."""
+        return str(self.metrics.get("direction") or "min")
+
+    @property
+    def target(self) -> float | None:
+        """The value to reach."""
+        value = self.metrics.get("target")
+        return None if value is None else float(value)
+
+    @property
+    def target_metric(self) -> str:
+        """The metric that the target is about."""
+        return str(self.metrics.get("target_metric") or self.objective)
+
+    @property
+    def target_direction(self) -> str:
+        """Whether the target is reached from above (min) or below (max)."""
+        return str(self.metrics.get("target_direction") or self.direction)
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether `a` is a better objective than `b`."""
+        return a < b if self.direction == "min" else a > b
+
+    def best(self, rows: Sequence[Row]) -> Row | None:
+        """The row with the best finite value; ties go to the lower number."""
+        sign = 1 if self.direction == "min" else -1
+        judged = [row for row in rows if counts(row)]
+        return min(judged, key=lambda row: (sign * row["value"], row["number"]), default=None)
+
+
+def load(folder: Path) -> StudyData:
+    """Read a study's folder.
+
+    Raises:
+        ValueError: if it holds no ledger, or a damaged one.
+    """
+    with Ledger.open(folder, create=False) as ledger:
+        notes = {key: ledger.meta(key) for key in ("study", "metrics", "space", "probes", "bounds")}
+    rows = study_rows.trials(folder)
+    return StudyData(
+        name=notes["study"] or Path(folder).name,
+        metrics=notes["metrics"] or {"objective": "val_loss", "direction": "min"},
+        trials=rows,
+        curves=_by_trial(study_rows.curves(folder)),
+        examples=training_examples(rows),
+        space=notes["space"] or {},
+        probes=notes["probes"] or {},
+        bounds={cell: (low, high) for cell, (low, high) in (notes["bounds"] or {}).items()},
+    )
+
+
+def from_remote(remote: Remote) -> StudyData:
+    """A study as MLflow has it, which knows no probes, and of ranges of rates only what was tried."""
+    return StudyData(
+        name=remote.name,
+        metrics=remote.metrics,
+        trials=remote.trials,
+        curves=_by_trial(remote.curves),
+        examples=training_examples(remote.trials),
+        space=remote.space,
+    )
+
+
+def training_examples(rows: Sequence[Row]) -> int | None:
+    """Size of the training set: examples seen over epochs passed, of the trial that saw most."""
+    longest = max((row for row in rows if row.get("epochs")), key=lambda row: row["examples"] or 0, default=None)
+    return None if longest is None else round(longest["examples"] / longest["epochs"])
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether this is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def counts(row: Row) -> bool:
+    """Whether a trial has a result that can be used: what diverged may have a value of its way there."""
+    return row["status"] not in INFEASIBLE and is_number(row.get("value"))
+
+
+def _by_trial(points: Sequence[Row]) -> dict[int, list[Row]]:
+    curves = defaultdict(list)
+    for point in points:
+        curves[point["trial"]].append(point)
+    return curves

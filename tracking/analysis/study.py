@@ -1,0 +1,274 @@
+"""Everything that is worked out from a study: `analyse(load(folder))`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tracking.analysis.checks import Check, checks
+from tracking.analysis.convergence import CellSpeed, Convergence, cell_speed, convergence
+from tracking.analysis.curves import span
+from tracking.analysis.data import StudyData, counts, is_number
+from tracking.analysis.rates import Optimum, RateLaw, rate_law, rate_optimum
+from tracking.analysis.scaling import (
+    Hyperbola,
+    StepTime,
+    TimeOptimal,
+    economical_batch,
+    fit_hyperbola,
+    fit_step_time,
+    time_optimal,
+)
+from tracking.analysis.statistics import Verdict, compare
+from tracking.rows import Row
+
+ALONE = "steps x step time alone"
+"""The `time_mode` of a row whose seconds are those of a training that has its worker for itself."""
+SEARCHED_RATES = 3
+"""A cell with fewer different rates than this was not tuned: nothing is fitted to it (methodology, trap 1)."""
+CONFIRM = "confirm"
+"""The phase of trials that run a configuration again on fresh seeds: no part of the search (methodology 1.11)."""
+OVERALL = "best of all"
+"""Name of the method that takes the best cell of each batch size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """One cell of the grid and what its trials add up to."""
+
+    name: str
+    batch_size: int
+    method: str
+    optimizer: str
+    schedule: str
+    trials: Sequence[Row]
+    records: Sequence[Convergence]
+    speed: CellSpeed
+    optimum: Optimum | None
+    """None without a learning rate of ours."""
+    bounds: tuple[float, float] | None
+    best: Row | None
+    searched: bool
+    """Whether its rate was searched, so that it may be compared with other cells."""
+    step_seconds: float | None
+    """Seconds of one step of a training that runs alone."""
+
+    @property
+    def steps(self) -> float:
+        """Steps to the target; infinity: never."""
+        return self.speed.steps
+
+    @property
+    def seconds(self) -> float:
+        """Seconds to the target of a training alone: steps times step time."""
+        return self.steps * self.step_seconds if self.step_seconds is not None else math.nan
+
+    @property
+    def edge(self) -> str:
+        """`low`, `high` or `infeasible` where the best rate lies at the end of what was searched."""
+        return self.optimum.edge if self.optimum is not None else ""
+
+    @property
+    def winner(self) -> Row | None:
+        """The trial that reached the target first."""
+        return next((row for row in self.trials if row["number"] == self.speed.winner), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """All cells of one optimizer and schedule, and the laws fitted over their batch sizes."""
+
+    name: str
+    cells: Sequence[CellResult]
+    """By batch size."""
+    hyperbola: Hyperbola | None
+    economical: float | None
+    """Largest batch size that costs at most a fifth more examples than the cheapest."""
+    law: RateLaw | None
+    step_time: StepTime | None
+    time_optimal: TimeOptimal | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Everything that the report shows of a study."""
+
+    data: StudyData
+    cells: Sequence[CellResult]
+    methods: Sequence[Method]
+    overall: Method | None
+    """The best cell of each batch size, whatever its schedule; the only method where there is but one."""
+    checks: Sequence[Check]
+    statuses: Mapping[str, int]
+    verdicts: Sequence[Verdict]
+    """The best configuration against each other one on fresh seeds; empty if nothing was run again."""
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes of the grid, ascending."""
+        return sorted({cell.batch_size for cell in self.cells})
+
+    @property
+    def ranked(self) -> list[CellResult]:
+        """Cells with a result, the best first."""
+        sign = 1 if self.data.direction == "min" else -1
+        judged = [(cell.best["value"], cell) for cell in self.cells if cell.best is not None]
+        return [cell for _, cell in sorted(judged, key=lambda pair: sign * pair[0])]
+
+    @property
+    def fastest(self) -> CellResult | None:
+        """The cell that reaches the target in the fewest steps."""
+        arrived = [cell for cell in self.cells if math.isfinite(cell.steps)]
+        return min(arrived, key=lambda cell: cell.steps, default=None)
+
+
+def analyse(data: StudyData) -> Analysis:
+    """Work out every quantity of the report."""
+    searched = [row for row in data.trials if row["phase"] != CONFIRM]
+    scale = span(
+        (data.curves.get(row["number"], ()) for row in searched), metric=data.objective, direction=data.direction
+    )
+    records = {
+        row["number"]: convergence(
+            row,
+            data.curves.get(row["number"], ()),
+            metrics={"direction": "min", **data.metrics},
+            target=data.target,
+            reference=math.nan if scale is None else scale,
+        )
+        for row in searched
+    }
+    rows = defaultdict(list)
+    for row in searched:
+        rows[row["cell"]].append(row)
+    cells = [_cell(data, name, members, records) for name, members in rows.items()]
+    cells.sort(key=lambda cell: cell.batch_size)
+    methods = [_method(data, name, cells) for name in dict.fromkeys(cell.method for cell in cells)]
+    overall = methods[0] if len(methods) == 1 else _overall(data, cells) if methods else None
+    return Analysis(
+        data=data,
+        cells=cells,
+        methods=methods,
+        overall=overall,
+        checks=_checks(data, cells, records),
+        statuses=Counter(row["status"] for row in data.trials),
+        verdicts=_verdicts(data),
+    )
+
+
+def _cell(data: StudyData, name: str, rows: Sequence[Row], records: Mapping[int, Convergence]) -> CellResult:
+    first = rows[0]
+    optimizers = (data.space.get("search") or {}).get("optimizers") or {}
+    method = first["schedule"] if len(optimizers) == 1 else f"{first['optimizer']} {first['schedule']}"
+    bounds = _bounds(data, name, rows)
+    mine = [records[row["number"]] for row in rows]
+    return CellResult(
+        name=name,
+        batch_size=first["batch_size"],
+        method=method,
+        optimizer=first["optimizer"],
+        schedule=first["schedule"],
+        trials=rows,
+        records=mine,
+        speed=cell_speed(name, first["batch_size"], mine),
+        optimum=None if bounds is None else _optimum(data, rows, bounds),
+        bounds=bounds,
+        best=data.best(rows),
+        searched=len({row.get("learning_rate") for row in rows if is_number(row.get("learning_rate"))})
+        >= SEARCHED_RATES,
+        step_seconds=_step_seconds(data, first, rows),
+    )
+
+
+def _bounds(data: StudyData, cell: str, rows: Sequence[Row]) -> tuple[float, float] | None:
+    """What was asked where the ledger knows it, widened to what was tried: an extended range is in the rows only."""
+    tried = [row["learning_rate"] for row in rows if is_number(row.get("learning_rate"))]
+    asked = data.bounds.get(cell, ())
+    return (min(*tried, *asked), max(*tried, *asked)) if len(tried) + len(asked) > 1 else None
+
+
+def _optimum(data: StudyData, rows: Sequence[Row], bounds: tuple[float, float]) -> Optimum:
+    judged = [row for row in rows if counts(row) and is_number(row.get("learning_rate"))]
+    lost = [row["learning_rate"] for row in rows if row["status"] == "DIVERGED" and is_number(row.get("learning_rate"))]
+    return rate_optimum(
+        [row["learning_rate"] for row in judged],
+        [_cost(data, row["value"]) for row in judged],
+        bounds=bounds,
+        infeasible_rates=lost,
+    )
+
+
+def _cost(data: StudyData, value: float) -> float:
+    """The objective on a scale on which small is good."""
+    return float(value) if data.direction == "min" else -float(value)
+
+
+def _step_seconds(data: StudyData, first: Row, rows: Sequence[Row]) -> float | None:
+    measured = (data.probes.get("steps") or {}).get(f"{first['batch_size']}-{first['optimizer']}")
+    if is_number(measured):
+        return float(measured)
+    alone = [row for row in rows if row.get("time_mode") == ALONE] or rows
+    seconds = [row["seconds"] / row["steps"] for row in alone if row.get("seconds") and row.get("steps")]
+    return statistics.median(seconds) if seconds else None
+
+
+def _method(data: StudyData, name: str, cells: Sequence[CellResult]) -> Method:
+    mine = [cell for cell in cells if cell.method == name]
+    return _fitted(data, name, mine, law=_law(mine))
+
+
+def _overall(data: StudyData, cells: Sequence[CellResult]) -> Method:
+    """The fastest cell of each batch size; where none arrived, the one of the best value."""
+    sizes = defaultdict(list)
+    for cell in cells:
+        sizes[cell.batch_size].append(cell)
+    sign = 1 if data.direction == "min" else -1
+    best = [
+        min(mine, key=lambda cell: (cell.steps, sign * cell.best["value"] if cell.best else math.inf))
+        for mine in sizes.values()
+    ]
+    return _fitted(data, OVERALL, best, law=None)
+
+
+def _fitted(data: StudyData, name: str, cells: Sequence[CellResult], *, law: RateLaw | None) -> Method:
+    tuned = [cell for cell in cells if cell.searched]
+    sizes, steps = [cell.batch_size for cell in tuned], [cell.steps for cell in tuned]
+    timed = [(cell.batch_size, cell.step_seconds) for cell in cells if cell.step_seconds]
+    hyperbola = fit_hyperbola(sizes, steps) if data.target is not None else None
+    step_time = fit_step_time([size for size, _ in timed], [seconds for _, seconds in timed]) if timed else None
+    return Method(
+        name=name,
+        cells=cells,
+        hyperbola=hyperbola,
+        economical=economical_batch(sizes, steps) if len(sizes) > 1 else None,
+        law=law,
+        step_time=step_time,
+        time_optimal=time_optimal(hyperbola, step_time, largest=data.examples) if hyperbola and step_time else None,
+    )
+
+
+def _law(cells: Sequence[CellResult]) -> RateLaw | None:
+    tuned = [(cell.batch_size, cell.optimum) for cell in cells if cell.optimum is not None and cell.searched]
+    if not tuned:
+        return None
+    return rate_law([size for size, _ in tuned], [optimum for _, optimum in tuned], optimizer=cells[0].optimizer)
+
+
+def _checks(data: StudyData, cells: Sequence[CellResult], records: Mapping[int, Convergence]) -> list[Check]:
+    bounds = {cell.name: cell.bounds for cell in cells if cell.bounds is not None}
+    searched = [row for cell in cells for row in cell.trials]
+    return checks(searched, data.curves, records, bounds, metrics=data.metrics)
+
+
+def _verdicts(data: StudyData) -> list[Verdict]:
+    runs: dict[str, list[float]] = defaultdict(list)
+    for row in data.trials:
+        if row["phase"] == CONFIRM and row["status"] != "RUNNING":
+            rate = row.get("learning_rate")
+            value = row.get("value")
+            name = row["cell"] if rate is None else f"{row['cell']} at {rate:.3g}"
+            runs[name].append(float(value) if is_number(value) and row["status"] != "DIVERGED" else math.inf)
+    return compare(runs, direction=data.direction)[1] if len(runs) > 1 else []

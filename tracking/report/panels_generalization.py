@@ -1,0 +1,176 @@
+"""Panel 8: does a large batch generalize worse once it is tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import altair as alt
+
+from tracking.analysis.data import is_number
+from tracking.analysis.study import Analysis, CellResult
+from tracking.report import drawing, words
+from tracking.report.drawing import Figure, Panel, Rows
+from tracking.report.panels_rates import log_objective
+from tracking.rows import Row
+
+WHOLE, STEPS, EXAMPLES = "whole training", "equal steps", "equal examples"
+VIEWS = (WHOLE, STEPS, EXAMPLES)
+COLOURS = ("#a8a8a8", "#0072B2", "#D55E00")
+
+
+def generalization_panel(analysis: Analysis) -> Panel:
+    """The best objective of each batch size, after equal work and after all of it; gap and sharpness where measured."""
+    number, name, question = "8", "generalization", "Does a large batch generalize worse here, once tuned?"
+    rows = [row for size in analysis.batch_sizes for row in _rows(analysis, size)]
+    if not rows:
+        return Panel(number=number, name=name, question=question, sentence="No trial has a result yet.")
+    figures = [_figure(analysis, rows, name)]
+    gaps, sharpness = _gaps(analysis), _sharpness(analysis)
+    if gaps:
+        figures.append(_points_figure(analysis, "gap", gaps, "generalization gap"))
+    if sharpness:
+        figures.append(_points_figure(analysis, "sharpness", sharpness, "ascent sharpness"))
+    return Panel(
+        number=number,
+        name=name,
+        question=question,
+        sentence=_sentence(analysis, rows),
+        figures=figures,
+        notes=_notes(analysis, gaps=bool(gaps), sharpness=bool(sharpness)),
+    )
+
+
+def _rows(analysis: Analysis, size: int) -> Rows:
+    cells = [cell for cell in analysis.cells if cell.batch_size == size]
+    limits = _limits(analysis)
+    within: dict[str, Callable[[Row], bool]] = {
+        WHOLE: lambda point: True,
+        STEPS: lambda point: point["step"] <= limits["steps"],
+        EXAMPLES: lambda point: point["examples"] <= limits["examples"],
+    }
+    rows: Rows = []
+    for view in VIEWS:
+        found = _best(analysis, cells, within[view])
+        if found is not None:
+            rows.append({"batch_size": size, "value": found[0], "method": found[1], "view": view})
+    return rows
+
+
+def _limits(analysis: Analysis) -> dict[str, float]:
+    """The steps and examples that every batch size has come to: the least of their longest trainings."""
+    return {
+        axis: min(
+            max(
+                (row.get(axis) or 0 for cell in analysis.cells if cell.batch_size == size for row in cell.trials),
+                default=0,
+            )
+            for size in analysis.batch_sizes
+        )
+        for axis in ("steps", "examples")
+    }
+
+
+def _best(analysis: Analysis, cells: list[CellResult], within: Callable[[Row], bool]) -> tuple[float, str] | None:
+    sign, objective = (1 if analysis.data.direction == "min" else -1), analysis.data.objective
+    found = [
+        (sign * point[objective], cell.method)
+        for cell in cells
+        for row in cell.trials
+        if row["status"] != "DIVERGED"
+        for point in analysis.data.curves.get(row["number"], ())
+        if is_number(point.get(objective)) and within(point)
+    ]
+    return (sign * min(found)[0], min(found)[1]) if found else None
+
+
+def _figure(analysis: Analysis, rows: Rows, name: str) -> Figure:
+    pick = drawing.legend_toggle("view")
+    values = [row["value"] for row in rows]
+    log = log_objective(analysis)
+    scale = drawing.log_scale(values, room=0.12) if log else alt.Scale(zero=False)
+    axis = alt.Axis(format="~g", values=drawing.log_ticks(values)) if log else alt.Axis(format="~g")
+    base = alt.Chart(drawing.named("rows")).encode(
+        x=drawing.batch_axis(analysis.batch_sizes),
+        y=alt.Y("value:Q", title=f"best {analysis.data.objective}", scale=scale, axis=axis),
+        color=alt.Color("view:N", sort=None, title=None, scale=alt.Scale(domain=list(VIEWS), range=list(COLOURS))),
+    )
+    tip = ["view:N", "batch_size:Q", "value:Q", "method:N"]
+    dash = alt.StrokeDash(
+        "view:N", sort=None, title=None, scale=alt.Scale(domain=list(VIEWS), range=[[1, 0], [6, 3], [2, 2]])
+    )
+    lines = base.encode(strokeDash=dash, opacity=drawing.faded(pick, shown=0.8))
+    layers = [
+        # Where the views agree, the broad line shows beside the narrow ones.
+        lines.transform_filter(f"datum.view == '{WHOLE}'").mark_line(strokeWidth=5),
+        lines.transform_filter(f"datum.view != '{WHOLE}'").mark_line(strokeWidth=2),
+        base.mark_point(filled=True, size=55)
+        .encode(opacity=drawing.faded(pick), tooltip=drawing.tips(tip))
+        .add_params(pick),
+    ]
+    chart = alt.layer(*layers).properties(height=drawing.HEIGHT - 60, width=drawing.WIDTH)
+    return Figure(name=name, chart=chart, data={"rows": rows}, label="Best objective against batch size.")
+
+
+def _gaps(analysis: Analysis) -> Rows:
+    records = [(cell, record) for cell in analysis.cells for record in cell.records]
+    return [
+        {"batch_size": cell.batch_size, "value": record.gap, "method": cell.method, "trial": record.number}
+        for cell, record in records
+        if cell.best is not None and record.number == cell.best["number"] and is_number(record.gap)
+    ]
+
+
+def _sharpness(analysis: Analysis) -> Rows:
+    cells = {row["number"]: cell for cell in analysis.cells for row in cell.trials}
+    return [
+        {"batch_size": cell.batch_size, "value": found["ascent"], "method": cell.method, "trial": found["trial"]}
+        for found in analysis.data.probes.get("sharpness") or ()
+        if is_number(found.get("ascent")) and (cell := cells.get(found.get("trial", -1))) is not None
+    ]
+
+
+def _points_figure(analysis: Analysis, name: str, rows: Rows, title: str) -> Figure:
+    base = alt.Chart(drawing.named("rows")).encode(
+        x=drawing.batch_axis(analysis.batch_sizes),
+        y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5)),
+        color=drawing.method_colour([method.name for method in analysis.methods]),
+    )
+    tip = ["method:N", "batch_size:Q", "value:Q", "trial:Q"]
+    chart = base.mark_point(filled=True, size=60).encode(tooltip=drawing.tips(tip))
+    sized = chart.properties(height=160, width=drawing.WIDTH)
+    return Figure(name=name, chart=sized, data={"rows": rows}, label=f"{title} against batch size.")
+
+
+def _sentence(analysis: Analysis, rows: Rows) -> str:
+    whole = {row["batch_size"]: row["value"] for row in rows if row["view"] == WHOLE}
+    small, large = min(whole), max(whole)
+    if small == large:
+        return f"Only batch size {small:,} has results: there is nothing to compare it with."
+    sign = 1 if analysis.data.direction == "min" else -1
+    first = min(whole, key=lambda size: sign * whole[size])
+    worse = sign * (whole[large] - whole[small]) > 0
+    return (
+        f"After the whole training batch size {large:,} comes to {analysis.data.objective} "
+        f"{words.number(whole[large])}, {'worse' if worse else 'no worse'} than the {words.number(whole[small])} of "
+        f"batch size {small:,}; the best is "
+        f"batch size {first:,} with {words.number(whole[first])}."
+    )
+
+
+def _notes(analysis: Analysis, *, gaps: bool, sharpness: bool) -> list[str]:
+    limits = _limits(analysis)
+    notes = [
+        f"Equal steps are the first {words.number(limits['steps'])}, equal examples the first "
+        f"{words.number(limits['examples'])} of each training: as many as every batch size came to. A schedule that "
+        "decays had not finished there; only the whole training is its verdict."
+    ]
+    notes.append("One seed a trial: no interval over seeds tells chance from effect.")
+    if not gaps:
+        notes.append(
+            "The generalization gap needs the training loss in evaluation mode, which this study did not measure."
+        )
+    if not sharpness:
+        notes.append("Sharpness was not measured in this study.")
+    else:
+        notes.append("Sharpness is a diagnostic, not evidence of generalization (Dinh 2017; Andriushchenko 2023).")
+    return notes

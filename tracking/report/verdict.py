@@ -1,0 +1,200 @@
+"""The head of the page: what was studied, what to use, how sure that is; and the finalists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from tracking.analysis.data import is_number
+from tracking.analysis.statistics import Verdict
+from tracking.analysis.study import Analysis, CellResult
+from tracking.report import words
+from tracking.report.drawing import Panel, Table
+
+FINALISTS = 8
+"""Rows of the table of configurations."""
+
+
+def headline(analysis: Analysis) -> list[str]:
+    """The verdict in plain words: what to use, how much better than the next, how sure; and what is fastest."""
+    if not analysis.ranked:
+        return ["No trial has a result yet: there is nothing to recommend."]
+    return [_recommended(analysis), *_sure(analysis), *_speed(analysis)]
+
+
+def _recommended(analysis: Analysis) -> str:
+    first = analysis.ranked[0]
+    assert first.best is not None, "a ranked cell has a best trial"
+    rate = first.best.get("learning_rate")
+    own = f"Use batch size {first.batch_size:,} with the schedule {first.schedule} and the optimizer {first.optimizer}"
+    peak = f" at a peak learning rate of {words.number(rate)}" if is_number(rate) else ""
+    best = f"{analysis.data.objective} {words.number(first.best['value'])}, trial {first.best['number']}"
+    if len(analysis.ranked) < 2:
+        return f"{own}{peak}: {best}. No other cell has a result to compare it with."
+    second = analysis.ranked[1]
+    assert second.best is not None, "a ranked cell has a best trial"
+    lead = abs(second.best["value"] - first.best["value"])
+    ahead = f"{words.number(lead)} better than" if lead > 0 else "level with"
+    return (
+        f"{own}{peak}: {best}, {ahead} the next "
+        f"({words.configuration(second, second.best.get('learning_rate'))}: {words.number(second.best['value'])})."
+    )
+
+
+def _sure(analysis: Analysis) -> Iterator[str]:
+    if analysis.verdicts:
+        for verdict in analysis.verdicts:
+            yield f"On fresh seeds, against {verdict.against}: {verdict.outcome}."
+        return
+    first = analysis.ranked[0]
+    assert first.best is not None, "a ranked cell has a best trial"
+    yield (
+        "This is one seed per trial, and the best of many trials is partly the luckiest: other seeds may rank them "
+        "otherwise. Only runs on fresh seeds can tell."
+    )
+    record = next(record for record in first.records if record.number == first.best["number"])
+    noise = record.last_sd
+    if noise and noise > 0:
+        near = [
+            cell for cell in analysis.ranked[1:] if cell.best and abs(cell.best["value"] - first.best["value"]) <= noise
+        ]
+        close = (
+            f"{words.count(len(near), 'other cell')} {'lies' if len(near) == 1 else 'lie'}"
+            if near
+            else "no other cell lies"
+        )
+        yield (
+            f"For scale: the last evaluations of this very training scatter by {words.number(noise)}, and {close} "
+            "within that of the best."
+        )
+
+
+def _speed(analysis: Analysis) -> Iterator[str]:
+    data, quick = analysis.data, analysis.fastest
+    if data.target is None:
+        return
+    if quick is None:
+        yield f"No trial reached {words.target(data.metrics)}."
+        return
+    winner = quick.winner or {}
+    yield (
+        f"Fewest steps to {words.target(data.metrics)}: {words.configuration(quick, winner.get('learning_rate'))}, "
+        f"{words.number(quick.steps)} steps."
+    )
+    timed = [cell for cell in analysis.cells if math.isfinite(cell.seconds)]
+    if timed:
+        soon = min(timed, key=lambda cell: cell.seconds)
+        winner = soon.winner or {}
+        yield (
+            f"Shortest time to it: {words.configuration(soon, winner.get('learning_rate'))}, "
+            f"{words.seconds(soon.seconds)} of training alone."
+        )
+
+
+def facts(analysis: Analysis) -> list[tuple[str, str]]:
+    """The strip under the title: name and value."""
+    data, trials = analysis.data, len(analysis.data.trials)
+    training, search = data.space.get("training") or {}, data.space.get("search") or {}
+    model = (data.space.get("model") or {}).get("init_args") or {}
+    network = (model.get("network") or {}).get("class_path") if isinstance(model.get("network"), dict) else None
+    source = str((data.space.get("data") or {}).get("class_path") or "").rpartition(".")[2]
+    running = analysis.statuses.get("RUNNING", 0)
+    found = [
+        ("study", data.name),
+        ("task", " on ".join(part for part in (str(network or "").rpartition(".")[2], source) if part)),
+        ("training set", f"{data.examples:,} examples" if data.examples else ""),
+        ("objective", f"{data.objective}, {'smallest' if data.direction == 'min' else 'largest'} is best"),
+        (
+            "target",
+            f"{words.target(data.metrics)} (set in the recipe, before the search)"
+            if data.target is not None
+            else "none",
+        ),
+        ("budget", _budget(training)),
+        ("trials", f"{trials:,}" + (f", {running} still running" if running else "")),
+        ("per cell", _per_cell(analysis)),
+        ("diverged", words.share(analysis.statuses.get("DIVERGED", 0), trials)),
+        ("out of memory", words.share(analysis.statuses.get("OOM", 0), trials)),
+        ("pruned", words.share(analysis.statuses.get("PRUNED", 0), trials)),
+        ("failed", words.share(analysis.statuses.get("FAILED", 0) + analysis.statuses.get("TIMEOUT", 0), trials)),
+        ("seeds", f"one per trial, all from {training.get('seed', 0)} (training) and {search.get('seed', 0)} (search)"),
+        ("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _budget(training: dict[str, object]) -> str:
+    if not training.get("epochs"):
+        return ""
+    least = training.get("min_steps")
+    return f"{training['epochs']} epochs" + (f", at least {least} steps" if least else "")
+
+
+def _per_cell(analysis: Analysis) -> str:
+    amounts = sorted({len(cell.trials) for cell in analysis.cells})
+    if not amounts:
+        return ""
+    span = f"{amounts[0]}" if len(amounts) == 1 else f"{amounts[0]} to {amounts[-1]}"
+    return f"{span} trials in each of {words.count(len(analysis.cells), 'cell')}"
+
+
+def finalists_panel(analysis: Analysis) -> Panel:
+    """The best configurations, with what is known of the difference between them."""
+    number, name, question = "10", "finalists", "Is the winner real, and what do I copy to production?"
+    if not analysis.ranked:
+        return Panel(number=number, name=name, question=question, sentence="No trial has a result yet.")
+    first = analysis.ranked[0]
+    assert first.best is not None, "a ranked cell has a best trial"
+    shown = analysis.ranked[:FINALISTS]
+    heads = ["batch size", "method", "learning rate", f"best {analysis.data.objective}", "behind by"]
+    if analysis.data.target is not None:
+        heads += ["steps to target", "time to target"]
+    heads += ["training alone", "trial"]
+    rows = [_row(analysis, cell, first.best["value"]) for cell in shown]
+    if analysis.verdicts:
+        sentence = "On fresh seeds: " + "; ".join(f"against {v.against} {v.outcome}" for v in analysis.verdicts) + "."
+        notes = [_verdict_note(verdict) for verdict in analysis.verdicts]
+    else:
+        sentence = (
+            "Not known yet: each line is a single training with its own seed, so a small lead may be luck. "
+            f"The first line is what to copy, and its configuration is that of trial {first.best['number']}."
+        )
+        notes = [
+            "Mean and spread over fresh seeds, intervals of the differences and the test metric need runs on fresh "
+            "seeds, which this study does not hold."
+        ]
+    return Panel(
+        number=number,
+        name=name,
+        question=question,
+        sentence=sentence,
+        table=Table(columns=heads, rows=rows),
+        notes=notes,
+    )
+
+
+def _row(analysis: Analysis, cell: CellResult, best: float) -> list[str]:
+    trial = cell.best or {}
+    record = next(record for record in cell.records if record.number == trial["number"])
+    known = [
+        f"{cell.batch_size:,}",
+        cell.method,
+        words.number(trial.get("learning_rate")),
+        words.number(trial["value"], 4),
+        "–" if trial["value"] == best else words.number(abs(trial["value"] - best)),
+    ]
+    step = cell.step_seconds
+    if analysis.data.target is not None:
+        hit = record.hit.step if record.hit is not None else math.inf
+        known += [words.number(hit), words.seconds(hit * step if step else None)]
+    return [*known, words.seconds((trial.get("steps") or 0) * step if step else None), str(trial["number"])]
+
+
+def _verdict_note(verdict: Verdict) -> str:
+    return (
+        f"Against {verdict.against}: the difference of the means is {words.number(verdict.difference)} "
+        f"({100 * verdict.confidence:.0f} %: {words.number(verdict.low)} to {words.number(verdict.high)}), the chance "
+        f"that a run is better {verdict.p_better:.2f}; so many seeds find a difference of "
+        f"{words.number(verdict.detectable)}."
+    )

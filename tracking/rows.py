@@ -1,0 +1,71 @@
+"""A study's folder as plain rows: one per trial, one per evaluation. Nothing is rounded and nothing left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tracking.ledger import Ledger
+
+Row = dict[str, Any]
+
+TOTALS = ("value", "steps", "examples", "epochs", "seconds", "wall_seconds")
+TO_TARGET = {
+    "steps_to_target": "step",
+    "examples_to_target": "examples",
+    "epochs_to_target": "epoch",
+    "seconds_to_target": "seconds",
+}
+TAGS = ("tier", "width", "fallback_reason", "time_mode")
+"""How a trial was trained: alone or in an array of that width, why alone, and which seconds its times are."""
+POINT_FIRST = ("step", "examples", "epoch", "seconds", "learning_rate")
+
+
+def trials(folder: Path) -> list[Row]:
+    """One flat row per trial, by number; what is not known (yet) is None, what was never measured is absent.
+
+    Every parameter is a key of its own. `best_*` is the evaluation with the best objective and `final_*` the last one:
+    their axes (`best_step`, ...) and metrics (`best_val_loss`, ...). `*_to_target` are None for a trial that never
+    arrived; `hit_after` is the step of the evaluation before. Times of day are Unix seconds.
+    """
+    with Ledger.open(folder, create=False) as ledger:
+        return [_trial(row) for row in ledger.trials()]
+
+
+def curves(folder: Path) -> list[Row]:
+    """One row per evaluation, by trial and step: the trial's number, the axes, and each metric that was logged then.
+
+    Examples and seconds count from the trial's start.
+    """
+    with Ledger.open(folder, create=False) as ledger:
+        return [
+            {"trial": row["number"], **dict.fromkeys(POINT_FIRST), **point}
+            for row in ledger.trials()
+            for segment in ledger.segments(row["number"])
+            for point in segment["curve"]
+        ]
+
+
+def _trial(row: Mapping[str, Any]) -> Row:
+    config = row["config"]
+    result = row["result"] or {}
+    hit = result.get("hit") or {}
+    known: Row = {
+        "number": row["number"],
+        "cell": row["cell"],
+        "index": row["index"],
+        "phase": config["phase"],
+        "status": row["status"],
+        "reason": result.get("reason") or None,
+    }
+    known |= {name: result.get(name) for name in TOTALS}
+    known |= {name: hit.get(axis) for name, axis in TO_TARGET.items()}
+    known["hit_after"] = result.get("hit_after") if hit else None
+    known |= {name: result.get(name) for name in ("started", "ended", "worker")}
+    known |= {name: (result.get("tags") or {}).get(name) for name in TAGS}
+    known["seed_init"] = config["train"]["seed_init"]
+    known |= {f"best_{name}": value for name, value in result.get("best", {}).items()}
+    known |= {f"final_{name}": value for name, value in result.get("final", {}).items()}
+    # A parameter never hides a result.
+    return {**config["params"], **known}
