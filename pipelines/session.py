@@ -75,6 +75,7 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ledger.set_meta("params", space)
         ledger.set_meta("tags", {**versions(), "mlflow.source.name": "regatta search"})
         ledger.set_meta("view", view(recipe))
+        ledger.set_meta("bounds", bounds(recipe))
         ledger.set_meta("status", "RUNNING")
         write(folder / "recipe.yaml", to_yaml(recipe))
         try:
@@ -82,6 +83,16 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         except BaseException:
             ledger.set_meta("status", "FAILED")
             raise
+
+
+def bounds(recipe: Recipe) -> dict[str, tuple[float, float]]:
+    """The learning rates that each cell is asked to search."""
+    ranges = {cell.name: cell.ranges.get("learning_rate") for cell in space_of(recipe).cells()}
+    return {
+        name: (extent.low, extent.high)
+        for name, extent in ranges.items()
+        if extent is not None and extent.low is not None and extent.high is not None
+    }
 
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The noisy quadratic model in closed form: how many steps stochastic gradient descent takes, without any training.
 
-The loss is 1/2 sum h_i w_i^2 with h_i = 1/i, a gradient of B examples has the noise covariance diag(h) / B, and every
-weight starts with E w_i^2 = 1 (Zhang et al. 2019). All values are expectations, so there is nothing random in them.
+The loss is 1/2 sum h_i w_i^2 with h_i = i^-power, a gradient of B examples has the noise covariance diag(h) / B, and
+every weight starts with E w_i^2 = 1 (Zhang et al. 2019). All values are expectations: there is nothing random in them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ STABLE = 2.0
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def spectrum(dimensions: int) -> Array:
-    """Curvatures 1, 1/2, 1/3, ...: also the variances of the gradient of one example."""
-    curvatures: Array = 1.0 / np.arange(1, dimensions + 1)
+def spectrum(dimensions: int, power: float = 1.0) -> Array:
+    """Curvatures 1, 2^-power, 3^-power, ...: also the variances of the gradient of one example."""
+    curvatures: Array = np.arange(1, dimensions + 1) ** -float(power)
     return curvatures
 
 

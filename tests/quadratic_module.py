@@ -1,7 +1,7 @@
 """The noisy quadratic model as a problem to train: its gradients have exactly the noise of the closed form.
 
 Zhang et al. 2019: loss 1/2 sum h_i theta_i^2, gradient h_i theta_i + xi_i, where xi is the mean over the batch of one
-noise vector for each example, drawn from N(0, diag(c)); here h_i = 1/i and c = h. A recipe trains it as any other:
+noise vector for each example, drawn from N(0, diag(c)); here h_i = i^-power and c = h. A recipe trains it as any other:
 `model: {class_path: quadratic_module.Quadratic}`, `data: {class_path: quadratic_module.Keys}`, objective `val_loss`.
 """
 
@@ -26,12 +26,12 @@ class Quadratic(pl.LightningModule):
     seed: Tensor
     calls: Tensor
 
-    def __init__(self, dimensions: int = 100, start: float | None = None) -> None:
+    def __init__(self, dimensions: int = 100, start: float | None = None, power: float = 1.0) -> None:
         """`start`: theta begins as +start, -start, +start, ...; None: standard normal."""
         super().__init__()
         alternating = 1.0 - 2.0 * (torch.arange(dimensions) % 2)
         self.theta = nn.Parameter(torch.randn(dimensions) if start is None else start * alternating)
-        self.register_buffer("curvature", 1.0 / torch.arange(1, dimensions + 1))
+        self.register_buffer("curvature", torch.arange(1, dimensions + 1) ** -power)
         self.register_buffer("seed", torch.randint(2**62, ()))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
