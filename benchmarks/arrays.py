@@ -1,4 +1,4 @@
-"""Training side by side against one trial at a time: ratios of runs taken in turn, in one process of one thread."""
+"""Training side by side against one trial at a time and against Lightning's defaults: ratios of runs taken in turn."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import argparse
 import contextlib
 import cProfile
 import dataclasses
+import multiprocessing
 import os
 import platform
 import pstats
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from peer_searches import Plain, silence
 
 from models.array import train_array
 from models.config import TrainConfig
+from models.data import Digits
 from models.fusion import fusable
+from models.memory import keep_freed_memory
 from models.segment import Segment, SegmentResult
 from models.train import train_segment
 
@@ -114,6 +123,66 @@ def table(options: argparse.Namespace) -> None:
                 )
 
 
+def plain(configs: Sequence[TrainConfig], folder: str) -> None:
+    """Trials as Lightning trains them with nothing switched off: bar, summary, logger, checkpoints."""
+    for config in configs:
+        data = Digits(config.batch_size, validation=0.2, test=0.0)
+        data.setup()
+        settings = {"learning_rate": config.learning_rate, "schedule": config.schedule}
+        module = Plain(settings, momentum=0.9, steps=config.epochs * len(data.train_dataloader()))
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            trainer = pl.Trainer(accelerator="cpu", devices=1, max_epochs=config.epochs, default_root_dir=folder)
+            trainer.fit(module, datamodule=data)
+
+
+def in_turn(barrier: Barrier, told: Any, options: argparse.Namespace) -> None:
+    """What each of several processes does: trials in every way, all processes in the same way at the same time."""
+    silence()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    model, width, batch_size = options.models[0], options.widths[-1], options.batch_sizes[0]
+    configs = trials(model, width, batch_size=batch_size, epochs=options.epochs, accelerator="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        segments = [Segment(trial=index, config=config, folder=folder) for index, config in enumerate(configs)]
+        ways: dict[str, tuple[int, Callable[[], object]]] = {
+            "arrays": (width, lambda: train_array(segments)),
+            "one at a time": (ALONE, lambda: [train_segment(segment) for segment in segments[:ALONE]]),
+            "Lightning's defaults": (ALONE, lambda: plain(configs[:ALONE], folder)),
+        }
+        for repeat in range(-1, options.repeats):  # The first one makes everything ready.
+            for way, (count, run) in ways.items():
+                barrier.wait()
+                started = time.perf_counter()
+                run()
+                told.put((repeat, way, count, time.perf_counter() - started))
+
+
+def together(options: argparse.Namespace) -> None:
+    """Trials a minute of several processes at once, and what arrays gain over the two other ways."""
+    context = multiprocessing.get_context("spawn")
+    barrier, told = context.Barrier(options.processes), context.SimpleQueue()
+    processes = [context.Process(target=in_turn, args=(barrier, told, options)) for _ in range(options.processes)]
+    for process in processes:
+        process.start()
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    answers: defaultdict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
+    for _ in range(3 * (options.repeats + 1) * options.processes):
+        repeat, way, count, seconds = told.get()
+        answers[repeat, way].append((count, seconds))
+    for (repeat, way), parts in answers.items():
+        if repeat >= 0:
+            rates[way].append(60 * sum(count for count, _ in parts) / max(seconds for _, seconds in parts))
+    for process in processes:
+        process.join()
+    print(f"{options.processes} processes, width {options.widths[-1]}, batch size {options.batch_sizes[0]}")
+    for way, found in rates.items():
+        ratios = sorted(mine / other for mine, other in zip(rates["arrays"], found, strict=True))
+        print(
+            f"{way:<22}{statistics.median(found):>8.0f} trials a minute; arrays {statistics.median(ratios):.1f} times "
+            f"as many ({ratios[0]:.1f} to {ratios[-1]:.1f})"
+        )
+
+
 def profile(options: argparse.Namespace) -> None:
     """Where the time of one array goes: torch's operations, then Python's functions."""
     model, batch_size, width = options.models[0], options.batch_sizes[0], options.widths[0]
@@ -139,13 +208,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--processes", type=int, help="so many at once, with Lightning's defaults as third way")
     parser.add_argument("--profile", action="store_true", help="where the time of the first combination goes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     name = torch.cuda.get_device_name() if options.accelerator == "gpu" else platform.machine()
     print(f"{name}, {os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}")
     with contextlib.suppress(KeyboardInterrupt):
-        profile(options) if options.profile else table(options)
+        (profile if options.profile else together if options.processes else table)(options)
 
 
 if __name__ == "__main__":
