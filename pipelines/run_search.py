@@ -16,7 +16,7 @@ from pipelines.display import Display, clock
 from pipelines.ending import conclude, measure_best, settle
 from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe
-from pipelines.session import Session, opened, space_of, syncing
+from pipelines.session import Session, fingerprint, opened, space_of, syncing
 from search.audit import audit, summary
 from search.calibration import calibrate
 from search.cluster import connected, dashboard_address
@@ -120,6 +120,7 @@ def aim(session: Session) -> None:
         )
         session.study.aim(metrics)
         session.ledger.set_meta("metrics", asdict(metrics))
+        session.ledger.set_meta("params", {**fingerprint(session.recipe), "metrics": asdict(metrics)})
 
 
 def examine(session: Session, executor: Executor) -> None:

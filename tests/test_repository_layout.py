@@ -164,6 +164,6 @@ def test_a_built_wheel_holds_the_packages_and_the_recipes_and_nothing_else(tmp_p
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     (wheel,) = tmp_path.glob("regatta-*.whl")
     held = {Path(name) for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    kinds = ("*.py", "*.yaml")
+    kinds = ("*.py", "*.yaml", "*.css")
     packed = {path.relative_to(ROOT) for name in PACKAGES for kind in kinds for path in (ROOT / name).rglob(kind)}
     assert held == packed

@@ -1,114 +1,102 @@
-"""Rows read back from a study are flat and complete, and its tables read back equal."""
+"""A study as data frames: the rows of its folder, typed, and evaluations that know what their trial was asked."""
 
 from __future__ import annotations
 
-import csv
-import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tracking_rows import point, result, segment, trial
 
 from search.trial import TrialResult
-from tracking import query
+from tracking import rows as study_rows
 from tracking.ledger import Ledger
-from tracking.tables import columns, write_tables
+from tracking.query import curves, trials
+from tracking.tables import write_tables
+
+ALONE = {"tier": "array", "time_mode": "steps x step time alone"}
+TOGETHER = {"tier": "array", "time_mode": "array"}
+MEASURED = {"tier": "solo", "time_mode": "measured"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A study with a trial in two segments, one without any, one that runs, and one that diverged."""
-    with Ledger.open(tmp_path, create=True) as ledger:
-        ledger.ask([trial(number, **({"optimizer.momentum": 0.9} if number == 3 else {})) for number in range(4)])
-        first, last = segment(0, 0, 40, status="PAUSED"), segment(0, 40, 60)
-        ledger.record(first.to_json())
-        ledger.record(last.to_json(), result([first, last]))
-        ledger.finish(TrialResult(number=1, status="TIMEOUT", reason="deadline").to_json())
-        ledger.record(segment(2, 0, 20, status="PAUSED").to_json())
-        lost = segment(3, 0, 20, status="DIVERGED", curve=[point(20, val_loss=math.inf, extra=1 / 3)])
-        ledger.record(lost.to_json(), result([lost]))
-    return tmp_path
+def folder(regatta_home: Path) -> Path:
+    """A study: trial 0 in an array and timed alone, 1 in an array, 2 alone, 3 runs, 4 never measured anything."""
+    with Ledger.open(regatta_home / "small", create=True) as ledger:
+        ledger.ask([trial(number) for number in range(5)])
+        for number, tags in enumerate((ALONE, TOGETHER, MEASURED)):
+            done = replace(segment(number, curve=[point(20), point(60, batch_size=64)]), tags=tags)
+            seconds = {"seconds": 1.5} if tags is ALONE else {}
+            ledger.record(done.to_json(), {**result([done]), **seconds})
+        ledger.record(segment(3, 0, 20, status="PAUSED").to_json())
+        ledger.finish(TrialResult(number=4, status="OOM").to_json())
+    return regatta_home / "small"
 
 
-def test_a_trial_is_one_flat_row(folder: Path) -> None:
-    row = query.trials(folder)[0]
-    assert not [value for value in row.values() if isinstance(value, dict | list)]
-    expected = {
-        "number": 0,
-        "cell": "b32-sgd-cosine",
-        "phase": "explore",
-        "batch_size": 32,
-        "learning_rate": 0.1,
-        "status": "COMPLETE",
-        "reason": None,
-        "value": 5 / 61,
-        "steps": 60,
-        "examples": 1920,
-        "epochs": 3.0,
-        "seconds": 6.0,
-        "best_val_loss": 5 / 61,
-        "best_train_loss": 4 / 61,
-        "best_step": 60,
-        "final_val_accuracy": 0.6,
-        "steps_to_target": 20,
-        "examples_to_target": 640,
-        "epochs_to_target": 1.0,
-        "seconds_to_target": 2.0,
-        "hit_after": 0.0,
-        "worker": "worker-1",
-    }
-    assert expected.items() <= row.items()
-    assert row["ended"] > row["started"]
+def test_trials_are_the_rows_of_the_folder(folder: Path) -> None:
+    frame, rows = trials(folder), study_rows.trials(folder)
+    assert list(frame["number"]) == [0, 1, 2, 3, 4]
+    for name in {name for row in rows for name in row}:
+        for value, row in zip(frame[name], rows, strict=True):
+            expected = row.get(name)
+            assert value == expected or (pd.isna(value) and expected is None), name
 
 
-def test_what_is_not_known_is_none(folder: Path) -> None:
-    _, ended, running, diverged = query.trials(folder)
-    assert (ended["status"], ended["reason"], ended["value"]) == ("TIMEOUT", "deadline", None)
-    assert (running["status"], running["steps"], running["started"]) == ("RUNNING", None, None)
-    assert (diverged["status"], diverged["steps_to_target"], diverged["hit_after"]) == ("DIVERGED", None, None)
-    assert diverged["optimizer.momentum"] == 0.9
+def test_trials_have_the_columns_of_the_table(folder: Path) -> None:
+    assert set(trials(folder).columns) == set(pd.read_csv(write_tables(folder)[0]).columns)
 
 
-def test_a_curve_counts_from_the_trials_start_across_segments(folder: Path) -> None:
-    rows = query.curves(folder)
-    assert [(row["trial"], row["step"], row["examples"], row["seconds"]) for row in rows] == [
-        (0, 20, 640, 2.0),
-        (0, 40, 1280, 4.0),
-        (0, 60, 1920, 6.0),
-        (2, 20, 640, 2.0),
-        (3, 20, 640, 2.0),
-    ]
-    assert (rows[-1]["val_loss"], rows[-1]["extra"]) == (math.inf, 1 / 3)
+def test_curves_are_the_rows_of_the_folder_with_the_trials_grid(folder: Path) -> None:
+    frame, rows = curves(folder), study_rows.curves(folder)
+    for name in ("trial", "step", "examples", "epoch", "seconds", "learning_rate", "val_loss", "val_accuracy"):
+        assert list(frame[name]) == [row[name] for row in rows], name
+    first = frame.iloc[0]
+    assert (first["cell"], first["optimizer"], first["schedule"]) == ("b32-sgd-cosine", "sgd", "cosine")
+    assert set(frame["batch_size"]) == {32}
+    assert list(frame["current_batch_size"][:2]) == [32, 64]
+    assert list(frame["peak_learning_rate"].unique()) == [0.1, 0.1 / 2, 0.1 / 3, 0.1 / 4]
+    assert list(frame["status"][-1:]) == ["RUNNING"]
 
 
-def test_tables_hold_every_value_to_the_last_bit(folder: Path) -> None:
-    trials, curves = write_tables(folder)
-    assert sorted(path.name for path in folder.glob("*.csv")) == ["curves.csv", "trials.csv"]
-    assert not list(folder.glob(".*"))
-    for path, rows in ((trials, query.trials(folder)), (curves, query.curves(folder))):
-        with path.open(encoding="utf-8", newline="") as file:
-            read = list(csv.DictReader(file))
-        assert len(read) == len(rows)
-        for texts, row in zip(read, rows, strict=True):
-            for name, text in texts.items():
-                value = row.get(name)
-                assert text == ("" if value is None else str(value))
-                assert not isinstance(value, float) or float(text) == value
+def test_seconds_alone_are_those_of_one_trial_or_not_given(folder: Path) -> None:
+    found = curves(folder).groupby("trial")["seconds_alone"]
+    assert found.apply(list)[0] == [0.5, 1.5]
+    assert found.apply(list)[2] == [2.0, 6.0]
+    assert found.count().to_dict() == {0: 2, 1: 0, 2: 2, 3: 0}
 
 
-def test_tables_of_a_study_without_results_have_their_columns(tmp_path: Path) -> None:
-    Ledger.open(tmp_path, create=True).close()
-    trials, curves = write_tables(tmp_path)
-    assert trials.read_text().startswith("number,cell,index,phase,status,reason,value,steps")
-    assert curves.read_text() == "trial,step,examples,epoch,seconds,learning_rate\n"
+@pytest.mark.parametrize("read", [trials, curves])
+@pytest.mark.parametrize("empty", [False, True])
+def test_types_do_not_depend_on_what_has_been_measured(
+    folder: Path, tmp_path: Path, read: Callable[[Path], pd.DataFrame], empty: bool
+) -> None:
+    Ledger.open(tmp_path / "empty", create=True).close()
+    types = read(tmp_path / "empty" if empty else folder).dtypes
+    for name in {"number", "trial", "batch_size", "step"} & set(types.index):
+        assert types[name] == "int64", name
+    for name in {"value", "steps", "seconds", "steps_to_target", "learning_rate", "width"} & set(types.index):
+        assert types[name] == "float64", name
+    for name in {"cell", "status", "phase", "optimizer", "schedule"}:
+        assert isinstance(types[name], pd.CategoricalDtype), name
 
 
-def test_columns_do_not_depend_on_which_trial_came_first() -> None:
-    rows = [{"number": 0, "b": 1}, {"number": 1, "a": 1}]
-    assert columns(rows, ["number"]) == columns(rows[::-1], ["number"]) == ["number", "a", "b"]
+def test_cells_stand_in_the_order_of_their_trials(regatta_home: Path) -> None:
+    with Ledger.open(regatta_home / "order", create=True) as ledger:
+        ledger.ask([{**trial(number), "cell": cell} for number, cell in enumerate(("b8", "b16", "b128"))])
+    assert list(trials("order").sort_values("cell", ascending=False)["cell"]) == ["b128", "b16", "b8"]
 
 
-def test_a_study_that_does_not_exist_is_not_made_by_looking(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Run `regatta search` first"):
-        query.trials(tmp_path / "absent")
-    assert not (tmp_path / "absent").exists()
+def test_a_study_is_named_or_the_last_one(folder: Path) -> None:
+    assert trials().equals(trials("small")) and trials().equals(trials(folder))
+    with pytest.raises(ValueError, match="`study` must be one of small, but got 'smal'"):
+        curves("smal")
+
+
+def test_plain_rows_and_tables_do_without_pandas() -> None:
+    script = "import sys, tracking.place, tracking.rows, tracking.sync, tracking.tables; print('pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -52,9 +52,10 @@ def curves(study: str | Path | None = None) -> pd.DataFrame:
     Args and errors are those of `trials`.
     """
     folder = existing_study(study)
+    # Evaluations first: a search under way asks more trials in between, and then there is none without its trial.
+    points = study_rows.curves(folder)
     asked = {row["number"]: row for row in study_rows.trials(folder)}
-    points = [_joined(point, asked[point["trial"]]) for point in study_rows.curves(folder)]
-    return _typed(_frame(points, CURVE_FIRST))
+    return _typed(_frame([_joined(point, asked[point["trial"]]) for point in points], CURVE_FIRST))
 
 
 def _joined(point: Row, trial: Row) -> Row:

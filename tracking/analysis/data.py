@@ -33,6 +33,8 @@ class StudyData:
     probes: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Learning rates that a cell was asked to search, where the ledger knows them."""
+    calibration: Mapping[str, Any] | None = None
+    """How the targets were found before the search; None: the recipe sets them."""
 
     @property
     def objective(self) -> str:
@@ -51,6 +53,12 @@ class StudyData:
         return None if value is None else float(value)
 
     @property
+    def easier_target(self) -> float | None:
+        """A value that is reached before the target."""
+        value = self.metrics.get("easier_target")
+        return None if value is None else float(value)
+
+    @property
     def target_metric(self) -> str:
         """The metric that the target is about."""
         return str(self.metrics.get("target_metric") or self.objective)
@@ -59,6 +67,18 @@ class StudyData:
     def target_direction(self) -> str:
         """Whether the target is reached from above (min) or below (max)."""
         return str(self.metrics.get("target_direction") or self.direction)
+
+    @property
+    def memory_limit(self) -> int | None:
+        """The largest batch size that fitted into memory, if a larger one was tried and did not."""
+        found = self.probes.get("largest") or {}
+        ended = any(not one["fits"] for one in found.get("tried") or ())
+        return int(found["largest"]) if ended and is_number(found.get("largest")) else None
+
+    @property
+    def largest(self) -> int | None:
+        """The largest batch size that the training set and memory allow."""
+        return min((limit for limit in (self.examples, self.memory_limit) if limit is not None), default=None)
 
     def better(self, a: float, b: float) -> bool:
         """Whether `a` is a better objective than `b`."""
@@ -78,7 +98,7 @@ def load(folder: Path) -> StudyData:
         ValueError: if it holds no ledger, or a damaged one.
     """
     with Ledger.open(folder, create=False) as ledger:
-        notes = {key: ledger.meta(key) for key in ("study", "metrics", "space", "probes", "bounds")}
+        notes = {key: ledger.meta(key) for key in ("study", "metrics", "space", "probes", "bounds", "calibration")}
     rows = study_rows.trials(folder)
     return StudyData(
         name=notes["study"] or Path(folder).name,
@@ -89,6 +109,7 @@ def load(folder: Path) -> StudyData:
         space=notes["space"] or {},
         probes=notes["probes"] or {},
         bounds={cell: (low, high) for cell, (low, high) in (notes["bounds"] or {}).items()},
+        calibration=notes["calibration"],
     )
 
 

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tracking.analysis.checks import Check, checks
 from tracking.analysis.convergence import CellSpeed, Convergence, cell_speed, convergence
@@ -15,11 +15,13 @@ from tracking.analysis.data import StudyData, counts, is_number
 from tracking.analysis.rates import Optimum, RateLaw, rate_law, rate_optimum
 from tracking.analysis.scaling import (
     Hyperbola,
+    Regime,
     StepTime,
     TimeOptimal,
     economical_batch,
     fit_hyperbola,
     fit_step_time,
+    regimes,
     time_optimal,
 )
 from tracking.analysis.statistics import Verdict, compare
@@ -91,6 +93,12 @@ class Method:
     step_time: StepTime | None
     time_optimal: TimeOptimal | None
 
+    @property
+    def regimes(self) -> list[Regime]:
+        """What each next larger batch size saves, over the cells whose rate was searched."""
+        tuned = [cell for cell in self.cells if cell.searched]
+        return regimes([cell.batch_size for cell in tuned], [cell.steps for cell in tuned])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
@@ -101,6 +109,8 @@ class Analysis:
     methods: Sequence[Method]
     overall: Method | None
     """The best cell of each batch size, whatever its schedule; the only method where there is but one."""
+    easier: Method | None
+    """The same as `overall`, but to the easier target; None without one."""
     checks: Sequence[Check]
     statuses: Mapping[str, int]
     verdicts: Sequence[Verdict]
@@ -128,35 +138,65 @@ class Analysis:
 def analyse(data: StudyData) -> Analysis:
     """Work out every quantity of the report."""
     searched = [row for row in data.trials if row["phase"] != CONFIRM]
-    scale = span(
-        (data.curves.get(row["number"], ()) for row in searched), metric=data.objective, direction=data.direction
-    )
-    records = {
-        row["number"]: convergence(
-            row,
-            data.curves.get(row["number"], ()),
-            metrics={"direction": "min", **data.metrics},
-            target=data.target,
-            reference=math.nan if scale is None else scale,
-        )
-        for row in searched
-    }
+    records = _records(data, searched)
     rows = defaultdict(list)
     for row in searched:
         rows[row["cell"]].append(row)
     cells = [_cell(data, name, members, records) for name, members in rows.items()]
     cells.sort(key=lambda cell: cell.batch_size)
     methods = [_method(data, name, cells) for name in dict.fromkeys(cell.method for cell in cells)]
-    overall = methods[0] if len(methods) == 1 else _overall(data, cells) if methods else None
     return Analysis(
         data=data,
         cells=cells,
         methods=methods,
-        overall=overall,
+        overall=methods[0] if len(methods) == 1 else _overall(data, cells) if methods else None,
+        easier=_easier(data, cells),
         checks=_checks(data, cells, records),
         statuses=Counter(row["status"] for row in data.trials),
         verdicts=_verdicts(data),
     )
+
+
+def _records(data: StudyData, rows: Sequence[Row]) -> dict[int, Convergence]:
+    """What each trial's curve says, by trial number, with the generalization gap where it was measured."""
+    curves = {row["number"]: data.curves.get(row["number"], ()) for row in rows}
+    scale = span(curves.values(), metric=data.objective, direction=data.direction)
+    records = {
+        row["number"]: convergence(
+            row,
+            curves[row["number"]],
+            metrics={"direction": "min", **data.metrics},
+            target=data.target,
+            reference=math.nan if scale is None else scale,
+        )
+        for row in rows
+    }
+    gaps = _gaps(data, rows)
+    return {number: replace(one, gap=gaps[number]) if number in gaps else one for number, one in records.items()}
+
+
+def _gaps(data: StudyData, rows: Sequence[Row]) -> dict[int, float]:
+    """Final objective less the same metric on training examples, both in evaluation mode (methodology 1.2)."""
+    finals = {row["number"]: row.get(f"final_{data.objective}") for row in rows}
+    trained = {
+        found["trial"]: (found.get("train_metrics") or {}).get(data.objective)
+        for found in data.probes.get("sharpness") or ()
+    }
+    pairs = [(number, finals.get(number), value) for number, value in trained.items()]
+    return {number: final - value for number, final, value in pairs if is_number(final) and is_number(value)}
+
+
+def _easier(data: StudyData, cells: Sequence[CellResult]) -> Method | None:
+    """The best of each batch size once more, by its steps to the easier target."""
+    if data.target is None or data.easier_target is None or not cells:
+        return None
+    nearer = replace(data, metrics={**data.metrics, "target": data.easier_target})
+    records = _records(nearer, [row for cell in cells for row in cell.trials])
+    again = []
+    for cell in cells:
+        mine = [records[row["number"]] for row in cell.trials]
+        again.append(replace(cell, records=mine, speed=cell_speed(cell.name, cell.batch_size, mine)))
+    return _overall(nearer, again)
 
 
 def _cell(data: StudyData, name: str, rows: Sequence[Row], records: Mapping[int, Convergence]) -> CellResult:
@@ -246,7 +286,7 @@ def _fitted(data: StudyData, name: str, cells: Sequence[CellResult], *, law: Rat
         economical=economical_batch(sizes, steps) if len(sizes) > 1 else None,
         law=law,
         step_time=step_time,
-        time_optimal=time_optimal(hyperbola, step_time, largest=data.examples) if hyperbola and step_time else None,
+        time_optimal=time_optimal(hyperbola, step_time, largest=data.largest) if hyperbola and step_time else None,
     )
 
 

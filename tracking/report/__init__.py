@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tracking.report.panels_law import law_panel
 from tracking.report.panels_rates import axis_panel
 from tracking.report.panels_schedules import schedules_panel
 from tracking.report.panels_steps import steps_panel
+from tracking.report.panels_timeline import timeline_panel
 from tracking.report.panels_training import curves_panel, noise_panel
 from tracking.report.verdict import facts, finalists_panel, headline
 
@@ -37,6 +39,7 @@ PANELS = (
     generalization_panel,
     budget_panel,
     finalists_panel,
+    timeline_panel,
 )
 """In the order of the page."""
 SCALE = 1.5
@@ -70,12 +73,7 @@ def write(folder: Path) -> ReportFiles:
         panels=panels,
     )
     _replace(page, text.encode("utf-8"))
-    pictures = folder / "report"
-    pictures.mkdir(exist_ok=True)
-    written = [_picture(panel, figure, pictures) for panel in panels for figure in panel.figures]
-    for stale in set(pictures.glob("*.png")) - set(written):
-        stale.unlink()
-    return ReportFiles(page=page, pictures=tuple(written), analysis=analysis)
+    return ReportFiles(page=page, pictures=_pictures(panels, folder / "report"), analysis=analysis)
 
 
 def panels_of(analysis: Analysis) -> list[Panel]:
@@ -97,6 +95,9 @@ def key_figures(analysis: Analysis) -> dict[str, float]:
     if fit is not None and fit.reason is None and fit.bracketed:
         found |= {"critical_batch_size": fit.critical, "critical_batch_size_low": fit.low}
         found |= {"critical_batch_size_high": fit.high, "fewest_steps": fit.s_min, "fewest_examples": fit.e_min}
+    easier = None if analysis.easier is None else analysis.easier.hyperbola
+    if easier is not None and easier.reason is None and easier.bracketed:
+        found["critical_batch_size_easier_target"] = easier.critical
     if method.economical is not None:
         found["economical_batch_size"] = method.economical
     if best is not None and best.reason is None:
@@ -107,6 +108,14 @@ def key_figures(analysis: Analysis) -> dict[str, float]:
     if analysis.fastest is not None:
         found["steps_to_target"] = analysis.fastest.steps
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def _pictures(panels: Sequence[Panel], folder: Path) -> tuple[Path, ...]:
+    folder.mkdir(exist_ok=True)
+    written = [_picture(panel, figure, folder) for panel in panels for figure in panel.figures]
+    for stale in set(folder.glob("*.png")) - set(written):
+        stale.unlink()
+    return tuple(written)
 
 
 def _picture(panel: Panel, figure: Figure, folder: Path) -> Path:

@@ -34,7 +34,10 @@ PAGE = """<!doctype html>
 <footer>Click a legend entry to see it alone, and again for all. Point at a mark for its numbers.</footer>
 </main>
 <script>{vega}</script>
-<script>{draw}</script>
+<script>{draw}
+// Paper cannot be unfolded.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(folded => folded.open = true));
+</script>
 </body>
 </html>
 """

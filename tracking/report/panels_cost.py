@@ -197,7 +197,8 @@ def _seconds_best(analysis: Analysis) -> Rows:
     best, sizes = frontier(analysis).time_optimal, analysis.batch_sizes
     if best is None or best.reason is not None or not sizes[0] / 1.4 <= best.batch_size <= sizes[-1] * 1.4:
         return []
-    return [{"batch_size": best.batch_size, "label": f"B* {words.number(best.batch_size)}"}]
+    end = f" ({_limit(analysis)})" if best.clipped else ""
+    return [{"batch_size": best.batch_size, "label": f"B* {words.number(best.batch_size)}{end}"}]
 
 
 def _seconds_sentence(analysis: Analysis) -> str:
@@ -211,11 +212,19 @@ def _seconds_sentence(analysis: Analysis) -> str:
     best = frontier(analysis).time_optimal
     if best is None or best.reason is not None:
         return f"{said}."
-    limit = ", where the training set ends" if best.clipped else ""
+    limit = f", where {_limit(analysis)}," if best.clipped else ""
     return (
         f"{said}; by the fits a batch size of {words.number(best.batch_size)}{limit} is fastest "
         f"({words.seconds(best.seconds)}), and any from {words.interval(best.low, best.high)} is within a tenth of it."
     )
+
+
+def _limit(analysis: Analysis) -> str:
+    """What ends the batch sizes that are possible."""
+    data = analysis.data
+    if data.memory_limit is not None and data.memory_limit == data.largest:
+        return "memory ends"
+    return "the training set ends"
 
 
 def _seconds_notes(analysis: Analysis) -> Iterator[str]:
@@ -232,6 +241,8 @@ def _seconds_notes(analysis: Analysis) -> Iterator[str]:
         yield f"No time-optimal batch size: {method.time_optimal.reason.rstrip('.')}."
     if analysis.data.probes.get("steps") or any(row.get("time_mode") == ALONE for row in analysis.data.trials):
         yield "Seconds are steps times the step time of a training that runs alone, not those of the busy search."
+    if analysis.data.memory_limit is not None:
+        yield f"Batch size {analysis.data.memory_limit:,} fitted into memory, and the next one tried did not."
     if not analysis.data.probes.get("memory"):
         yield "Peak memory was not measured in this study."
 

@@ -27,7 +27,7 @@ def generalization_panel(analysis: Analysis) -> Panel:
     figures = [_figure(analysis, rows, name)]
     gaps, sharpness = _gaps(analysis), _sharpness(analysis)
     if gaps:
-        figures.append(_points_figure(analysis, "gap", gaps, "generalization gap"))
+        figures.append(_points_figure(analysis, "gap", gaps, f"generalization gap ({analysis.data.objective})"))
     if sharpness:
         figures.append(_points_figure(analysis, "sharpness", sharpness, "ascent sharpness"))
     return Panel(
@@ -36,7 +36,7 @@ def generalization_panel(analysis: Analysis) -> Panel:
         question=question,
         sentence=_sentence(analysis, rows),
         figures=figures,
-        notes=_notes(analysis, gaps=bool(gaps), sharpness=bool(sharpness)),
+        notes=_notes(analysis, gaps, sharpness=bool(sharpness)),
     )
 
 
@@ -132,7 +132,7 @@ def _sharpness(analysis: Analysis) -> Rows:
 def _points_figure(analysis: Analysis, name: str, rows: Rows, title: str) -> Figure:
     base = alt.Chart(drawing.named("rows")).encode(
         x=drawing.batch_axis(analysis.batch_sizes),
-        y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=5)),
+        y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=True), axis=alt.Axis(format="~g", tickCount=5)),
         color=drawing.method_colour([method.name for method in analysis.methods]),
     )
     tip = ["method:N", "batch_size:Q", "value:Q", "trial:Q"]
@@ -157,7 +157,7 @@ def _sentence(analysis: Analysis, rows: Rows) -> str:
     )
 
 
-def _notes(analysis: Analysis, *, gaps: bool, sharpness: bool) -> list[str]:
+def _notes(analysis: Analysis, gaps: Rows, *, sharpness: bool) -> list[str]:
     limits = _limits(analysis)
     notes = [
         f"Equal steps are the first {words.number(limits['steps'])}, equal examples the first "
@@ -165,12 +165,26 @@ def _notes(analysis: Analysis, *, gaps: bool, sharpness: bool) -> list[str]:
         "decays had not finished there; only the whole training is its verdict."
     ]
     notes.append("One seed a trial: no interval over seeds tells chance from effect.")
-    if not gaps:
-        notes.append(
-            "The generalization gap needs the training loss in evaluation mode, which this study did not measure."
-        )
+    notes.append(_gap_note(analysis, gaps))
     if not sharpness:
         notes.append("Sharpness was not measured in this study.")
     else:
         notes.append("Sharpness is a diagnostic, not evidence of generalization (Dinh 2017; Andriushchenko 2023).")
-    return notes
+    reasons = [found.get("reason") for found in analysis.data.probes.get("sharpness") or ()]
+    lacks = list(dict.fromkeys(str(reason).rstrip(".") for reason in reasons if reason))
+    return [*notes, *(f"Not measured everywhere: {lack}." for lack in lacks)]
+
+
+def _gap_note(analysis: Analysis, gaps: Rows) -> str:
+    if not gaps:
+        return "The generalization gap needs the training loss in evaluation mode, which this study did not measure."
+    objective = analysis.data.objective
+    said = (
+        f"The generalization gap is the {objective} that a cell's best training ended with, less the same on training "
+        "examples in evaluation mode"
+    )
+    first = next((cell.method for cell in analysis.ranked if any(row["method"] == cell.method for row in gaps)), "")
+    by_size = sorted((row for row in gaps if row["method"] == first), key=lambda row: row["batch_size"])
+    parts = [f"{words.number(row['value'])} at batch size {row['batch_size']:,}" for row in (by_size[0], by_size[-1])]
+    ends = words.listed(list(dict.fromkeys(parts)))
+    return f"{said}: with {first} {ends}. One training each: a difference may be chance."

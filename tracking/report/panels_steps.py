@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import altair as alt
 
-from tracking.analysis.study import Analysis, CellResult, Method
+from tracking.analysis.scaling import Regime
+from tracking.analysis.study import OVERALL, Analysis, CellResult, Method
 from tracking.report import drawing, words
-from tracking.report.drawing import INK, Figure, Panel, Rows
+from tracking.report.drawing import INK, Figure, Panel, Rows, Table
 
 NO_TARGET = "No target is set, so there is no speed to compare. Set `metrics.target` and `metrics.target_metric`."
 NONE_ARRIVED = "No trial reached the target {target}. Set an easier one, or train longer."
@@ -29,6 +30,7 @@ def steps_panel(analysis: Analysis) -> Panel:
         question=question,
         sentence=_steps_sentence(analysis),
         figures=[Figure(name=name, chart=_steps_chart(analysis, data), data=data, label=label)],
+        table=_regime_table(analysis),
         notes=list(_steps_notes(analysis)),
         concerns=["tuning", "hits", "resolution", "target"],
     )
@@ -172,6 +174,34 @@ def _band_layers(band: Rows, x: alt.X) -> list[drawing.Chart]:
     return layers
 
 
+def _regime_table(analysis: Analysis) -> Table | None:
+    """What each next larger batch size saves, to the target and, beside it, to the easier one."""
+    methods = {"target": frontier(analysis)}
+    if analysis.easier is not None:
+        methods["easier_target"] = analysis.easier
+    ways = {key: {(way.small, way.large): way for way in method.regimes} for key, method in methods.items()}
+    pairs = sorted({pair for found in ways.values() for pair in found})
+    if not pairs:
+        return None
+    heads = ["from", "to"]
+    for key in methods:
+        heads += [f"steps to {words.target(analysis.data.metrics, key)}", "ratio per doubling", "regime"]
+    steps = {key: {cell.batch_size: cell.steps for cell in method.cells} for key, method in methods.items()}
+    rows = [
+        [f"{small:,.0f}", f"{large:,.0f}"]
+        + [text for key, found in ways.items() for text in _regime_cells(found.get((small, large)), steps[key])]
+        for small, large in pairs
+    ]
+    return Table(columns=heads, rows=rows)
+
+
+def _regime_cells(way: Regime | None, steps: dict[int, float]) -> list[str]:
+    if way is None:
+        return ["–"] * 3
+    ends = [words.number(steps[round(size)]) for size in (way.small, way.large)]
+    return [" → ".join(ends), words.number(way.ratio), way.label]
+
+
 def _steps_sentence(analysis: Analysis) -> str:
     method, metrics = frontier(analysis), analysis.data.metrics
     arrived = [cell for cell in method.cells if math.isfinite(cell.steps)]
@@ -185,11 +215,11 @@ def _steps_sentence(analysis: Analysis) -> str:
     return (
         f"From batch size {first.batch_size:,} to {last.batch_size:,}, {words.number(growth)} times the examples per "
         f"step, the steps to {words.target(metrics)} fall {words.number(gain)} times "
-        f"({words.number(first.steps)} to {words.number(last.steps)}); {_critical(method, analysis)}."
+        f"({words.number(first.steps)} to {words.number(last.steps)}); {_critical(method)}."
     )
 
 
-def _critical(method: Method, analysis: Analysis) -> str:
+def _critical(method: Method) -> str:
     fit = method.hyperbola
     if fit is None:
         return "no critical batch size is fitted"
@@ -208,8 +238,19 @@ def _steps_notes(analysis: Analysis) -> Iterator[str]:
             f"Batch sizes up to {words.number(method.economical)} cost at most 20 % more examples than the cheapest "
             "(read from the points, without a fit)."
         )
+    if analysis.easier is not None:
+        easier = words.target(analysis.data.metrics, "easier_target")
+        yield (
+            f"To the easier target {easier}, {_critical(analysis.easier)}; to the target itself, {_critical(method)}. "
+            "A critical batch size usually rises as the target gets harder."
+        )
     for other in analysis.methods if len(analysis.methods) > 1 else ():
-        yield f"{other.name}: {_critical(other, analysis)}."
+        yield f"{other.name}: {_critical(other)}."
+    if method.name == OVERALL:
+        yield (
+            f"“{OVERALL}” takes the fewest steps of all schedules at each batch size: of more trials, so that luck "
+            "favours it more than any schedule alone."
+        )
     decay = (analysis.data.space.get("training") or {}).get("weight_decay")
     yield (
         f"A critical batch size belongs to its target ({words.target(analysis.data.metrics)}), tuning protocol "

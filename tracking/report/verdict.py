@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from tracking.analysis.data import is_number
+from tracking.analysis.data import StudyData, is_number
 from tracking.analysis.statistics import Verdict
 from tracking.analysis.study import Analysis, CellResult
 from tracking.report import words
@@ -107,9 +107,13 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("objective", f"{data.objective}, {'smallest' if data.direction == 'min' else 'largest'} is best"),
         (
             "target",
-            f"{words.target(data.metrics)} (set in the recipe, before the search)"
-            if data.target is not None
-            else "none",
+            f"{words.target(data.metrics)} ({_origin(data)})" if data.target is not None else "none",
+        ),
+        (
+            "easier target",
+            words.target(data.metrics, "easier_target")
+            if data.target is not None and data.easier_target is not None
+            else "",
         ),
         ("budget", _budget(training)),
         ("trials", f"{trials:,}" + (f", {running} still running" if running else "")),
@@ -122,6 +126,15 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _origin(data: StudyData) -> str:
+    """How the target was set."""
+    found = data.calibration
+    if found is None:
+        return "set in the recipe, before the search"
+    trainings = words.count(len(found["best"]), "training")
+    return f"found before the search from {trainings} of {found['cell']}, in {words.seconds(found['seconds'])}"
 
 
 def _budget(training: dict[str, object]) -> str:

@@ -53,11 +53,11 @@ def listed(parts: Sequence[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
 
 
-def target(metrics: Mapping[str, Any]) -> str:
-    """`val_loss ≤ 0.06`."""
+def target(metrics: Mapping[str, Any], key: str = "target") -> str:
+    """`val_loss ≤ 0.06`; `key` may be `easier_target`."""
     direction = metrics.get("target_direction") or metrics.get("direction") or "min"
     name = metrics.get("target_metric") or metrics["objective"]
-    return f"{name} {'≤' if direction == 'min' else '≥'} {float(metrics['target']):.6g}"
+    return f"{name} {'≤' if direction == 'min' else '≥'} {float(metrics[key]):.6g}"
 
 
 def configuration(cell: Any, rate: float | None) -> str:
