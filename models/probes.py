@@ -16,12 +16,11 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from models.array import train_array
 from models.config import TrainConfig
+from models.frozen import Frozen
 from models.fusion import fusable
-from models.loaders import MemoryBatches, each
 from models.prepared import prepare
 from models.segment import Segment, SegmentResult
-from models.train import build_module, train_segment
-from models.vmapped import Log, call, detach, loss_of
+from models.train import train_segment
 
 FIRST_WIDTH = 16
 """Trials in the array that is tried first."""
@@ -99,18 +98,9 @@ def share_of_step(first: Segment, width: int) -> float:
 
 def member_bytes(config: TrainConfig) -> int:
     """Memory that one member of an array takes: its parameters' share, and what its forward pass keeps for backward."""
-    data = prepare(config)
-    assert isinstance(data.source, MemoryBatches), "what trains side by side lies in memory"
-    device = torch.device("cuda" if on_gpu(config) else "cpu")
-    module = build_module(config, data).to(device)
-    detach(module)
-    module.logged = Log(training=True)
-    examples = config.batch_size // config.accumulate
-    wide = config.precision == "64-true"
-    batch = each(
-        data.source.columns,
-        lambda column: column[:examples].to(device, torch.float64 if wide and column.is_floating_point() else None),
-    )
+    frozen = Frozen(config, prepare(config))
+    examples = torch.arange(config.batch_size // config.accumulate)
+    (batch,) = frozen.batches([examples], seed=0)
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -119,8 +109,8 @@ def member_bytes(config: TrainConfig) -> int:
         return tensor
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        loss_of(call(module, "training_step", batch, 0))
-    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+        frozen.loss(batch)
+    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in frozen.module.parameters())
     return COPIES * weights + sum(kept.values())
 
 

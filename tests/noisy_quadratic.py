@@ -22,7 +22,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 def spectrum(dimensions: int, power: float = 1.0) -> Array:
     """Curvatures 1, 2^-power, 3^-power, ...: also the variances of the gradient of one example."""
-    curvatures: Array = np.arange(1, dimensions + 1) ** -float(power)
+    curvatures: Array = np.arange(1, dimensions + 1, dtype=np.float64) ** -power
     return curvatures
 
 
