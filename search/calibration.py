@@ -77,8 +77,8 @@ def calibrate(space: SearchSpace, executor: Executor, folder: Path, stopping: Ca
     best = [pick(values) for values in found]
     target, start = statistics.median(best), statistics.median(values[0] for values in found)
     return Targets(
-        target=target,
-        easier_target=start + EASIER * (target - start),
+        target=rounded(target),
+        easier_target=rounded(start + EASIER * (target - start)),
         cell=trial.cell,
         learning_rate=trial.train.learning_rate,
         best=best,
@@ -122,6 +122,11 @@ def train(
     while executor.in_flight and executor.lost() is None:
         ended += executor.completed(WAIT)
     return [list(result.curve) for result in ended if result.status == "COMPLETE"]
+
+
+def rounded(value: float) -> float:
+    """Four digits: a target is quoted, and its fourth digit is noise already."""
+    return float(f"{value:.4g}")
 
 
 def finite(curve: Sequence[dict[str, Any]], metric: str) -> list[float]:
