@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,32 +10,60 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.recipe import from_yaml_text
+from tracking.analysis.data import from_remote
 from tracking.files import announce
 from tracking.ledger import Ledger, driver_lock
-from tracking.place import existing_study, home
+from tracking.place import existing_study, home, study_folder
+from tracking.remote import fetch
 from tracking.report import ReportFiles, key_figures, write
 from tracking.report.verdict import headline
 from tracking.runs import MlflowWriter, WriteRefused
 from tracking.sync import push
 
 
-def main(study: str | None) -> int:
+def main(study: str | None, uri: str | None) -> int:
     """Write the report of a study, the last one if none is named, whether it has ended or still runs.
+
+    Args:
+        uri: of the MLflow that holds the study, for a machine that has no folder of it.
 
     Raises:
         ValueError: if there is no such study.
     """
-    folder, console = existing_study(study), Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
+    if uri is not None:
+        return from_mlflow(study, uri, console)
+    folder = existing_study(study)
     files = write(folder)
-    for sentence in headline(files.analysis):
-        console.print(escape(sentence))
-    console.print(f"report: [bold]{escape(str(files.page))}[/]")
+    show(files, console)
     with Ledger.open(folder, create=False) as ledger:
         publish(ledger, folder, files)
         problem = send(ledger, folder)
     if problem is not None:
         console.print(escape(f"MLflow has not got it ({problem}): `regatta sync` sends it."))
     return 0
+
+
+def from_mlflow(study: str | None, uri: str, console: Console) -> int:
+    """The report from MLflow's runs alone: without what is measured beside the trials."""
+    try:
+        with console.status("reading the runs from MLflow"):
+            data = from_remote(fetch(study, uri=uri, home=home()))
+    except ConnectionError as error:
+        console.print(escape(f"MLflow at {uri} does not answer: {' '.join(str(error).split())}"))
+        return 1
+    # A name from elsewhere stays within the state folder, whatever is in it.
+    folder = study_folder(re.sub(r"[^\w-]+", "_", data.name))
+    folder.mkdir(parents=True, exist_ok=True)
+    show(write(folder, data), console)
+    return 0
+
+
+def show(files: ReportFiles, console: Console) -> None:
+    """The verdict, and where the page lies."""
+    for sentence in headline(files.analysis):
+        console.print(escape(sentence))
+    console.print(f"report: [bold]{escape(str(files.page))}[/]")
 
 
 def publish(ledger: Ledger, folder: Path, files: ReportFiles) -> None:

@@ -13,6 +13,8 @@ OVERHEAD, PER_EXAMPLE = 0.002, 1e-5
 EXAMPLES = 4000
 RATES = (0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0, 5.0, 10.0)
 """Rates tried, as multiples of the best one; the largest diverges."""
+BEGAN, LASTED, WAITED = 1_800_000_000.0, 90.0, 10.0
+"""When the first array began, in Unix seconds, how long each trained, and how long its worker waited for the next."""
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -77,8 +79,16 @@ def trial(
         "optimizer": "sgd",
         "schedule": schedule,
         "learning_rate": 0.1 * size / 64 * factor,
+        **place(number // len(RATES)),
+        "final_val_loss": values[-1],
         "best_step": curve[best]["step"],
         "best_examples": curve[best]["examples"],
         "best_val_loss": values[best],
     }
     return row, [] if lost else curve
+
+
+def place(array: int) -> dict[str, Any]:
+    """Two workers train the arrays, one of all rates for each size and schedule, in turns."""
+    started = BEGAN + (LASTED + WAITED) * (array // 2)
+    return {"worker": f"host:{array % 2}", "started": started, "ended": started + LASTED}

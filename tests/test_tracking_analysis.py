@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -58,6 +59,61 @@ def test_seconds_to_target_are_steps_times_the_step_time_alone(data: StudyData) 
     assert analyse(data).cells[0].step_seconds == pytest.approx(OVERHEAD + 16 * PER_EXAMPLE)
 
 
+def test_the_gap_is_the_final_objective_less_that_on_training_examples(data: StudyData) -> None:
+    found: list[dict[str, object]] = [
+        {"trial": 4, "train_metrics": {"val_loss": 0.01, "val_accuracy": 1.0}},
+        {"trial": 5, "train_metrics": {"val_accuracy": 1.0}},
+        {"trial": 6, "train_metrics": None, "reason": "the checkpoint is gone"},
+        {"trial": 999, "train_metrics": {"val_loss": 0.01}},
+    ]
+    cells = analyse(dataclasses.replace(data, probes={"sharpness": found})).cells
+    gaps = {record.number: record.gap for cell in cells for record in cell.records if record.gap is not None}
+    assert gaps == {4: data.trials[4]["final_val_loss"] - 0.01}
+
+
+def test_the_easier_target_has_a_critical_batch_size_of_its_own() -> None:
+    both = analyse(study(easier_target=0.7))
+    assert both.easier is not None and both.easier.hyperbola is not None and both.overall is not None
+    assert both.easier.hyperbola.critical == pytest.approx(E_MIN / S_MIN, rel=0.15)
+    for near, far in zip(both.easier.cells, both.overall.cells, strict=True):
+        assert near.batch_size == far.batch_size and near.steps < far.steps
+    assert analyse(study()).easier is None and analyse(study(target=None, easier_target=None)).easier is None
+
+
+def test_regimes_go_from_perfect_scaling_to_none(data: StudyData) -> None:
+    overall = analyse(data).overall
+    assert overall is not None
+    ways = overall.regimes
+    assert [(way.small, way.large) for way in ways] == list(itertools.pairwise(SIZES))
+    ratios = [way.ratio for way in ways]
+    assert ratios == pytest.approx(
+        [(S_MIN + E_MIN / a) / (S_MIN + E_MIN / b) for a, b in itertools.pairwise(SIZES)], rel=0.1
+    )
+
+
+FITS, FULL = {"batch_size": 64, "fits": True}, {"batch_size": 128, "fits": False}
+
+
+@pytest.mark.parametrize(
+    ("found", "limit"),
+    [
+        (None, None),
+        ({"largest": 64, "tried": [FITS, FULL]}, 64),
+        ({"largest": 64, "tried": [FITS], "reason": "the training set has 100 examples"}, None),
+        ({"largest": None, "tried": [FULL]}, None),
+    ],
+)
+def test_memory_limits_the_batch_only_where_a_larger_one_did_not_fit(
+    data: StudyData, found: dict[str, object] | None, limit: int | None
+) -> None:
+    probed = dataclasses.replace(data, probes={"largest": found})
+    assert probed.memory_limit == limit and probed.largest == (limit or EXAMPLES)
+    overall = analyse(probed).overall
+    assert overall is not None and overall.time_optimal is not None
+    assert overall.time_optimal.clipped == (limit is not None)
+    assert limit is None or overall.time_optimal.batch_size == limit
+
+
 def test_a_diverged_trial_never_wins(data: StudyData) -> None:
     rows = [row | {"value": -1.0, "status": "DIVERGED"} if row["index"] == 4 else row for row in data.trials]
     best = analyse(dataclasses.replace(data, trials=rows)).ranked[0].best
@@ -94,9 +150,11 @@ def test_a_study_is_read_from_its_folder(tmp_path: Path) -> None:
         ledger.set_meta("study", "read")
         ledger.set_meta("metrics", {"objective": "val_loss", "direction": "min", "target": 0.5})
         ledger.set_meta("bounds", {"b32-sgd-cosine": [0.001, 1.0]})
+        ledger.set_meta("calibration", {"target": 0.5, "cell": "b32-sgd-cosine", "best": [0.5], "seconds": 1.0})
     data = load(tmp_path)
     assert (data.name, data.target, len(data.trials), len(data.curves[0])) == ("read", 0.5, 3, 3)
     assert analyse(data).cells[0].bounds == (0.001, 1.0)
+    assert data.calibration is not None and data.calibration["seconds"] == 1.0
 
 
 def test_a_study_without_any_trial_is_analysed(tmp_path: Path) -> None:

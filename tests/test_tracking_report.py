@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 import pytest
-from study_rows import study
+import vl_convert
+from study_rows import LASTED, RATES, SIZES, WAITED, study
 from tracking_rows import study as ledger_study
 
 from tracking.analysis.checks import Check
@@ -18,8 +19,9 @@ from tracking.analysis.data import StudyData
 from tracking.analysis.study import Analysis, analyse
 from tracking.report import key_figures, panels_of, words, write
 from tracking.report.drawing import Panel, batch_colours, log_ticks, plain, thinned
-from tracking.report.page import render, vega_script
+from tracking.report.page import VEGA_LITE, render, vega_script
 from tracking.report.panels_steps import steps_panel
+from tracking.report.panels_timeline import Pack, covered, stretches_of
 from tracking.report.verdict import facts, headline
 
 FULL = study()
@@ -54,13 +56,23 @@ PROBES = {
         "learning_rate": 0.1,
         "optimizer": "sgd",
     },
-    "sharpness": [{"trial": 4, "ascent": 0.02}, {"trial": 22, "ascent": 0.03}],
+    "sharpness": [
+        {"trial": 4, "ascent": 0.02, "train_metrics": {"val_loss": 0.01}, "reason": None},
+        {"trial": 22, "ascent": 0.03, "train_metrics": {"val_loss": 0.012}, "reason": None},
+        {"trial": 31, "ascent": None, "train_metrics": None, "reason": "its checkpoint is gone"},
+    ],
+    "largest": {"largest": 64, "tried": [{"batch_size": 64, "fits": True}, {"batch_size": 128, "fits": False}]},
     "memory": [{"batch_size": 16, "peak_bytes": 2**24}, {"batch_size": 64, "peak_bytes": 2**25}],
 }
+
+CALIBRATION = {"target": 0.5, "easier_target": 0.7, "cell": "b16-sgd-constant", "best": [0.5] * 5, "seconds": 12.0}
 
 STUDIES = {
     "full": FULL,
     "probed": dataclasses.replace(FULL, probes=PROBES),
+    "two targets": dataclasses.replace(study(easier_target=0.7), calibration=CALIBRATION),
+    "an easier target alone in reach": study(sizes=(32, 64), target=1e-9, easier_target=0.7),
+    "no workers": with_rows(SMALL, worker=None, started=None, ended=None),
     "no trials": dataclasses.replace(FULL, trials=[], curves={}, examples=None),
     "three trials": dataclasses.replace(FULL, trials=FULL.trials[:3]),
     "all running": dataclasses.replace(
@@ -95,7 +107,7 @@ def built(case: str) -> tuple[Analysis, dict[str, Panel]]:
 @pytest.mark.parametrize("case", STUDIES)
 def test_every_study_has_all_panels_and_no_number_that_is_none(case: str) -> None:
     analysis, panels = built(case)[0], list(built(case)[1].values())
-    assert [panel.number for panel in panels] == ["1", "2", "3", "4", "5", "6", "7", "7b", "8", "9", "10"]
+    assert [panel.number for panel in panels] == ["1", "2", "3", "4", "5", "6", "7", "7b", "8", "9", "10", "11"]
     said = [*headline(analysis), *(panel.sentence for panel in panels), *(note for p in panels for note in p.notes)]
     for sentence in said:
         assert sentence.endswith("."), sentence
@@ -117,6 +129,7 @@ def test_every_study_has_all_panels_and_no_number_that_is_none(case: str) -> Non
         ("one schedule", "schedules", "no other schedule"),
         ("more is better", "generalization", "val_loss"),
         ("no trials", "curves", "No trial has an evaluation yet"),
+        ("no workers", "timeline", "No trial of this study says which worker trained it"),
     ],
 )
 def test_what_a_study_lacks_is_said_in_the_panel(case: str, panel: str, said: str) -> None:
@@ -144,6 +157,87 @@ def test_a_critical_batch_size_is_printed_with_what_it_depends_on() -> None:
         "weight decay (0)",
     ):
         assert part in text
+
+
+def test_both_targets_stand_beside_each_other() -> None:
+    panel, found = built("two targets")[1]["steps"], key_figures(built("two targets")[0])
+    assert panel.table is not None and len(panel.table.rows) == len(SIZES) - 1
+    assert panel.table.columns == [
+        "from", "to", "steps to val_loss ≤ 0.5", "ratio per doubling", "regime",
+        "steps to val_loss ≤ 0.7", "ratio per doubling", "regime",
+    ]  # fmt: skip
+    assert panel.table.rows[0][4] == panel.table.rows[0][7] == "diminishing returns"
+    assert any("To the easier target val_loss ≤ 0.7, the critical batch size is" in note for note in panel.notes)
+    assert found["critical_batch_size_easier_target"] == pytest.approx(128, rel=0.15)
+    assert "critical_batch_size_easier_target" not in key_figures(built("full")[0])
+
+
+def test_the_head_says_how_the_target_was_set() -> None:
+    found = dict(facts(built("two targets")[0]))
+    assert found["target"] == "val_loss ≤ 0.5 (found before the search from 5 trainings of b16-sgd-constant, in 12 s)"
+    assert found["easier target"] == "val_loss ≤ 0.7"
+    assert dict(facts(built("full")[0]))["target"] == "val_loss ≤ 0.5 (set in the recipe, before the search)"
+
+
+def test_the_best_of_all_schedules_comes_with_a_word_on_luck() -> None:
+    assert any("luck" in note for note in built("full")[1]["steps"].notes)
+    assert not any("luck" in note for note in built("one schedule")[1]["steps"].notes)
+
+
+def test_the_gap_is_drawn_where_it_was_measured_on_the_best_of_a_cell() -> None:
+    analysis, panel = built("probed")[0], built("probed")[1]["generalization"]
+    best = {cell.best["number"] for cell in analysis.cells if cell.best}
+    assert 22 in best and 4 not in best
+    (figure,) = [figure for figure in panel.figures if figure.name == "gap"]
+    assert {row["trial"] for row in figure.data["rows"]} == {22}
+    assert "Not measured everywhere: its checkpoint is gone." in panel.notes
+
+
+def test_a_batch_size_that_memory_limits_says_so() -> None:
+    assert "where memory ends" in built("probed")[1]["seconds"].sentence
+    assert "ends" not in built("full")[1]["seconds"].sentence
+
+
+def test_the_timeline_has_a_bar_for_every_array_and_says_how_busy_workers_were() -> None:
+    panel = built("full")[1]["timeline"]
+    bars = panel.figures[0].data["packs"]
+    assert len(bars) == 2 * len(SIZES) and {bar["trials"] for bar in bars} == {len(RATES)}
+    assert (bars[0]["begin"], bars[-1]["end"]) == (0.0, (7 * LASTED + 6 * WAITED) / 60)
+    assert panel.sentence == "2 workers trained for 91 % of the 11.5 min between the first start and the last end."
+
+
+def packs(*spans: tuple[str, float, float]) -> list[Pack]:
+    return [Pack(worker=name, batch_size=8, begin=begin, end=end, trials=1) for name, begin, end in spans]
+
+
+@pytest.mark.parametrize(
+    ("spans", "stretches"),
+    [
+        ([("a", 0, 10), ("a", 15, 20)], 1),
+        ([("a", 0, 10), ("b", 0, 5), ("b", 12, 20)], 1),
+        ([("a", 0, 10), ("b", 100, 110)], 2),
+        ([("a", 0, 10), ("b", 2, 5), ("c", 100, 110), ("d", 100, 120), ("d", 130, 140)], 2),
+    ],
+)
+def test_a_pause_splits_the_timeline_only_where_all_workers_are_new(
+    spans: list[tuple[str, float, float]], stretches: int
+) -> None:
+    assert len(stretches_of(packs(*spans))) == stretches
+
+
+def test_a_worker_is_busy_once_at_a_time() -> None:
+    assert covered([(0, 10), (5, 12), (20, 21), (20.5, 20.6)]) == 13
+    assert covered([]) == 0
+    (work,) = stretches_of(packs(("a", 0, 10), ("b", 0, 4), ("a", 10, 16)))
+    assert (work.busy, work.alone, work.workers) == (20, 12, ["a", "b"])
+
+
+@pytest.mark.parametrize("case", ["probed", "one cell"])
+def test_every_legend_that_is_clicked_answers(case: str) -> None:
+    for figure in (figure for panel in built(case)[1].values() for figure in panel.figures):
+        drawn = json.dumps(vl_convert.vegalite_to_vega(figure.spec, vl_version=VEGA_LITE))
+        if '"bind": "legend"' in json.dumps(figure.spec):
+            assert re.search(r'_legend_symbols", "interactive": true', drawn), figure.name
 
 
 def test_cells_that_never_arrive_stand_at_the_top() -> None:

@@ -82,7 +82,11 @@ class Convergence:
     area_linear: float | None = None
     """The same of the best value so far, over examples."""
     gap: float | None = None
-    """Generalization gap at the evaluation that the trial is judged by: `val_loss` less `train_eval_loss`."""
+    """Generalization gap: the validation loss less the same on training examples, in evaluation mode.
+
+    At the evaluation that the trial is judged by where the module logs `train_eval_loss`; at the end where it was
+    measured there (`models.sharpness`).
+    """
 
     @property
     def feasible(self) -> bool:

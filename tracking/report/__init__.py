@@ -12,7 +12,7 @@ from pathlib import Path
 
 import vl_convert
 
-from tracking.analysis.data import load
+from tracking.analysis.data import StudyData, load
 from tracking.analysis.study import Analysis, analyse
 from tracking.report.drawing import Figure, Panel
 from tracking.report.page import VEGA_LITE, render
@@ -55,14 +55,17 @@ class ReportFiles:
     analysis: Analysis
 
 
-def write(folder: Path) -> ReportFiles:
+def write(folder: Path, data: StudyData | None = None) -> ReportFiles:
     """Write `report.html` and `report/<figure>.png` into a study's folder; a picture of an earlier report is replaced.
+
+    Args:
+        data: what to report on, if not what the folder's ledger holds.
 
     Raises:
         ValueError: if the folder holds no ledger.
     """
     folder = Path(folder)
-    analysis = analyse(load(folder))
+    analysis = analyse(data or load(folder))
     panels = panels_of(analysis)
     page = folder / "report.html"
     text = render(

@@ -190,8 +190,8 @@ def log_scale(values: Iterable[float], *, base: float = 10.0, room: float = 0.08
 
 
 def legend_toggle(field_name: str) -> Any:
-    """A click on the legend shows one entry alone."""
-    return alt.selection_point(fields=[field_name], bind="legend", name=f"pick_{field_name}")
+    """Clicks on the legend choose what is shown; none chosen, all is."""
+    return alt.selection_point(fields=[field_name], bind="legend", name=f"pick_{field_name}", toggle="true")
 
 
 def faded(selection: Any, *, shown: float = 1.0) -> Any:
@@ -238,4 +238,5 @@ def markers(base: Chart, tip: list[str], pick: Chart, *, size: int = 70) -> list
         .encode(opacity=faded(pick), tooltip=tips(tip))
         for outcome, look in kinds.items()
     ]
-    return [*layers[:-1], layers[-1].add_params(pick)]
+    # Not the crosses: clicks on the legend are lost if their layer, with a shape of its own, holds the parameter.
+    return [layers[0].add_params(pick), *layers[1:]]

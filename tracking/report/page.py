@@ -31,7 +31,7 @@ PAGE = """<!doctype html>
 <body>
 <main>
 {body}
-<footer>Click a legend entry to see it alone, and again for all. Point at a mark for its numbers.</footer>
+<footer>Click entries of a legend to see only these, and again to see all. Point at a mark for its numbers.</footer>
 </main>
 <script>{vega}</script>
 <script>{draw}

@@ -11,7 +11,7 @@ import altair as alt
 from tracking.analysis.data import is_number
 from tracking.analysis.study import Analysis
 from tracking.report import drawing, words
-from tracking.report.drawing import Figure, Panel
+from tracking.report.drawing import Figure, Panel, Rows
 from tracking.rows import Row
 
 Span = tuple[float, float]
@@ -157,9 +157,8 @@ def _notes(analysis: Analysis, packs: Sequence[Pack], stretches: Sequence[Work])
     return notes
 
 
-def _figure(analysis: Analysis, stretches: Sequence[Work], name: str) -> Figure:
-    total = sum(one.end - one.begin for one in stretches)
-    size, unit = next((size, unit) for least, size, unit in UNITS if total >= least)
+def _bars(stretches: Sequence[Work], unit: float) -> Rows:
+    """One row for each pack, its times in units since the first start, pauses between stretches left out."""
     rows, before = [], 0.0
     for one in stretches:
         shift = before - one.begin
@@ -167,15 +166,21 @@ def _figure(analysis: Analysis, stretches: Sequence[Work], name: str) -> Figure:
             {
                 "worker": pack.worker,
                 "batch": str(pack.batch_size),
-                "begin": (pack.begin + shift) / size,
-                "end": (pack.end + shift) / size,
+                "begin": (pack.begin + shift) / unit,
+                "end": (pack.end + shift) / unit,
                 "lasted": words.seconds(pack.end - pack.begin),
                 "trials": pack.trials,
             }
             for pack in one.packs
         ]
         before += one.end - one.begin
-    workers = [worker for one in stretches for worker in one.workers]
+    return rows
+
+
+def _figure(analysis: Analysis, stretches: Sequence[Work], name: str) -> Figure:
+    total = sum(one.end - one.begin for one in stretches)
+    size, unit = next((size, unit) for least, size, unit in UNITS if total >= least)
+    workers = list(dict.fromkeys(worker for one in stretches for worker in one.workers))
     pick = drawing.legend_toggle("batch")
     bars = alt.Chart(drawing.named("packs")).mark_bar(stroke="white", strokeWidth=1, clip=True)
     chart = bars.encode(
@@ -186,6 +191,7 @@ def _figure(analysis: Analysis, stretches: Sequence[Work], name: str) -> Figure:
         opacity=drawing.faded(pick),
         tooltip=drawing.tips(["worker:N", "batch:N", "trials:Q", "lasted:N"]),
     )
-    height = len(workers) * (SLIM if len(workers) > MANY else TALL)
-    sized = chart.add_params(pick).properties(height=max(height, 2 * TALL), width=drawing.WIDTH)
-    return Figure(name=name, chart=sized, data={"packs": rows}, label="When each worker trained which batch size.")
+    height = max(len(workers) * (SLIM if len(workers) > MANY else TALL), 2 * TALL)
+    sized = chart.add_params(pick).properties(height=height, width=drawing.WIDTH)
+    data = {"packs": _bars(stretches, size)}
+    return Figure(name=name, chart=sized, data=data, label="When each worker trained which batch size.")
