@@ -131,6 +131,15 @@ def test_a_report_is_written_again_whenever_it_is_asked_for(reported: tuple[Path
 
 
 @pytest.mark.slow
+def test_a_machine_without_the_study_reports_from_mlflow_alone(reported: tuple[Path, str], tmp_path: Path) -> None:
+    home, uri = tmp_path / "home", f"sqlite:///{reported[0].parent / 'mlflow.db'}"
+    said = regatta("report", "--study", "reported", "--uri", uri, home=home)
+    assert f"report: {home / 'reported' / 'report.html'}" in said.splitlines()
+    assert said.splitlines()[0] == reported[1].splitlines()[-len(said.splitlines())]
+    assert not (home / "reported" / "study.db").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_draws_every_figure_within_its_window(reported: tuple[Path, str], tmp_path: Path, width: int) -> None:
