@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 from noisy_quadratic import sgd_loss, sgd_steps, spectrum, sweep, tuned
 
-from tracking.analysis.scaling import (
-    Hyperbola,
-    StepTime,
-    economical_batch,
-    fit_hyperbola,
-    fit_step_time,
-    largest_batch,
-    regimes,
-    seconds_to_target,
-    time_optimal,
-)
+from tracking.analysis.scaling import Hyperbola, economical_batch, fit_hyperbola, regimes
+from tracking.analysis.timing import StepTime, fit_step_time, largest_batch, seconds_to_target, time_optimal
 
 S_MIN, E_MIN = 500.0, 256_000.0
 SIZES = [2.0**power for power in range(4, 15)]

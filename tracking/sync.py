@@ -28,7 +28,7 @@ from tracking.runs import (
 )
 
 EXPERIMENT = "regatta"
-NUMBERS = ("results", "analysis")
+NUMBERS = ("results", "analysis", "verified")
 """Notes that become metrics of the search's run."""
 LONGEST_REST = 30.0
 """Seconds between two tries at most while the store is away."""
@@ -46,8 +46,9 @@ class Projection:
     """Brings one MLflow store up to one ledger. What it read in the ledger it never contradicts in MLflow.
 
     Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `params` (a tree, final),
-    `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (digest), `results` and `analysis` (name to
-    number), `view` (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the search's own run.
+    `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (digest), `results`, `analysis` and
+    `verified` (name to number), `view` (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the search's
+    own run.
     """
 
     def __init__(self, ledger: Ledger, writer: RunWriter, *, watch: bool = False) -> None:

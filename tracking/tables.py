@@ -19,8 +19,8 @@ CURVE_COLUMNS = ("trial", *POINT_FIRST)
 def write_tables(folder: Path) -> tuple[Path, Path]:
     """Write both tables into a study's folder, each whole or not at all. Floats read back equal to the last bit."""
     trials, curves = Path(folder) / "trials.csv", Path(folder) / "curves.csv"
-    _write(trials, study_rows.trials(folder), TRIAL_COLUMNS)
-    _write(curves, study_rows.curves(folder), CURVE_COLUMNS)
+    write_rows(trials, study_rows.trials(folder), TRIAL_COLUMNS)
+    write_rows(curves, study_rows.curves(folder), CURVE_COLUMNS)
     return trials, curves
 
 
@@ -29,7 +29,8 @@ def columns(rows: Iterable[Mapping[str, Any]], first: Sequence[str]) -> list[str
     return [*first, *sorted({name for row in rows for name in row} - set(first))]
 
 
-def _write(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> None:
+    """Write a CSV file whole or not at all, its columns as `columns` says."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with temporary.open("w", encoding="utf-8", newline="") as file:

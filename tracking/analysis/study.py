@@ -13,18 +13,9 @@ from tracking.analysis.convergence import CellSpeed, Convergence, cell_speed, co
 from tracking.analysis.curves import span
 from tracking.analysis.data import StudyData, counts, is_number
 from tracking.analysis.rates import Optimum, RateLaw, rate_law, rate_optimum
-from tracking.analysis.scaling import (
-    Hyperbola,
-    Regime,
-    StepTime,
-    TimeOptimal,
-    economical_batch,
-    fit_hyperbola,
-    fit_step_time,
-    regimes,
-    time_optimal,
-)
+from tracking.analysis.scaling import Hyperbola, Regime, economical_batch, fit_hyperbola, regimes
 from tracking.analysis.statistics import Verdict, compare
+from tracking.analysis.timing import StepTime, TimeOptimal, fit_step_time, time_optimal
 from tracking.rows import Row
 
 ALONE = "steps x step time alone"
