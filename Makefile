@@ -5,6 +5,8 @@
 PYTHON ?= python3
 RECIPE = digits
 STUDY =
+# Not empty: a search is followed by `make verify`.
+VERIFY =
 ARGS =
 
 study = $(if $(STUDY),--study "$(STUDY)")
@@ -22,10 +24,19 @@ help: ## List the targets
 .PHONY: search
 search: .venv/.installed ## Search with a recipe (RECIPE=digits); the same command again goes on where it stopped
 	.venv/bin/regatta search --config "$(RECIPE)" $(study) $(ARGS)
+	$(if $(VERIFY),.venv/bin/regatta verify $(study))
+
+.PHONY: verify
+verify: .venv/.installed ## Train the best configurations of a study (STUDY=name) again on fresh seeds, and compare them
+	.venv/bin/regatta verify $(study) $(ARGS)
 
 .PHONY: report
 report: .venv/.installed ## Write the page that says what a study (STUDY=name) found and how sure that is
 	.venv/bin/regatta report $(study) $(ARGS)
+
+.PHONY: train
+train: .venv/.installed ## Train the best configuration of a study (STUDY=name); the same command again goes on
+	.venv/bin/regatta train $(study) $(ARGS)
 
 .PHONY: ui
 ui: .venv/.installed ## Browse the results in the MLflow UI

@@ -265,16 +265,17 @@ def _collate(dataset: Any, count: int, deadline: float = float("inf")) -> Any | 
             return None
         items.append(dataset[index])
     batch = default_collate(items)
-    return batch if all(isinstance(leaf, Tensor) for leaf in _leaves(batch)) else None
+    return batch if all(isinstance(leaf, Tensor) for leaf in leaves(batch)) else None
 
 
-def _leaves(batch: Any) -> Iterator[Any]:
+def leaves(batch: Any) -> Iterator[Any]:
+    """Everything in a nest of containers that is no container."""
     if isinstance(batch, Mapping):
         for value in batch.values():
-            yield from _leaves(value)
+            yield from leaves(value)
     elif isinstance(batch, list | tuple):
         for value in batch:
-            yield from _leaves(value)
+            yield from leaves(value)
     else:
         yield batch
 
@@ -298,17 +299,17 @@ def each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def size_of(batch: Any) -> int:
     """Bytes of all tensors in a nest of containers."""
-    return sum(leaf.nbytes for leaf in _leaves(batch))
+    return sum(leaf.nbytes for leaf in leaves(batch))
 
 
 def _equal(a: Any, b: Any) -> bool:
-    pairs = list(zip(_leaves(a), _leaves(b), strict=True))
+    pairs = list(zip(leaves(a), leaves(b), strict=True))
     return all(x.shape == y.shape and torch.equal(x, y) for x, y in pairs)
 
 
 def batch_examples(batch: Any) -> int:
     """Examples in a batch: the length of its first tensor."""
-    for leaf in _leaves(batch):
+    for leaf in leaves(batch):
         if isinstance(leaf, Tensor) and leaf.ndim:
             return len(leaf)
     return 1

@@ -120,12 +120,18 @@ def build(
     # Imported here and not above: who only reads names and rules, as the driver of a search does, starts without torch.
     library = importlib.import_module("torch")
     rule, trained = OPTIMIZERS[name], list(parameters)
-    settings = {**rule.arguments, **args, "lr": learning_rate, "weight_decay": weight_decay}
-    if "epsilon" in settings:
-        settings["eps"] = settings.pop("epsilon")
-    if "beta1" in settings:
-        settings["betas"] = (settings.pop("beta1"), settings.pop("beta2"))
+    settings = torch_arguments(name, args, learning_rate=learning_rate, weight_decay=weight_decay)
     if fused and rule.fused and all(parameter.dtype in (library.float32, library.float64) for parameter in trained):
         settings["fused"] = True
     optimizer: torch.optim.Optimizer = getattr(library.optim, rule.torch_class)(trained, **settings)
     return optimizer
+
+
+def torch_arguments(name: str, args: Mapping[str, Any], *, learning_rate: float, weight_decay: float) -> dict[str, Any]:
+    """All arguments of an optimizer, defaults included, by the names that torch has for them."""
+    settings = {**OPTIMIZERS[name].arguments, **args, "lr": learning_rate, "weight_decay": weight_decay}
+    if "epsilon" in settings:
+        settings["eps"] = settings.pop("epsilon")
+    if "beta1" in settings:
+        settings["betas"] = (settings.pop("beta1"), settings.pop("beta2"))
+    return settings

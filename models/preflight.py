@@ -7,6 +7,7 @@ from typing import Any
 
 from models.build import ConfigError
 from models.config import OWN_OPTIMIZER, TrainConfig
+from models.fingerprint import fingerprint, hardware
 from models.plan import plan_training
 from models.prepared import prepare
 from models.train import build_module, module_tree
@@ -17,7 +18,8 @@ def check(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `mistakes`: one sentence each, none twice; and if there are none, `examples` (size of the training set), `order`
-        (`own` or `foreign`) and `steps` (batch size as a string to optimizer steps of a whole training).
+        (`own` or `foreign`), `steps` (batch size as a string to optimizer steps of a whole training) and `origin`: what
+        the best configuration's file says of data and machine.
     """
     mistakes: list[str] = []
     facts: dict[str, Any] = {"steps": {}}
@@ -29,7 +31,19 @@ def check(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             mistakes.extend(str(error).split("\n"))
         except Exception as error:  # The user's constructors may raise anything.
             mistakes.append(f"`model` or `data` could not be built: {type(error).__name__}: {error}")
+    if not mistakes and configs:
+        facts["origin"] = _origin(TrainConfig.from_json(configs[0]))
     return {"mistakes": list(dict.fromkeys(mistakes)), **facts}
+
+
+def _origin(config: TrainConfig) -> dict[str, Any]:
+    data = prepare(config)
+    return {
+        "fingerprint": fingerprint(data),
+        "drop_last": data.drop_last,
+        "lightning": module_tree(config).__name__,
+        "hardware": hardware(),
+    }
 
 
 def _facts(config: TrainConfig, steps: dict[str, int]) -> dict[str, Any]:

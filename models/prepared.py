@@ -101,7 +101,7 @@ def _prepare(config: TrainConfig) -> PreparedData:
         examples=len(train.dataset) if ours else _length(train) * (config.batch_size // config.accumulate),
         shuffle=ours and type(train.sampler) is not SequentialSampler,
         drop_last=bool(getattr(train, "drop_last", False)),
-        hooks=_own_hooks(datamodule),
+        hooks=own_hooks(datamodule),
     )
 
 
@@ -170,7 +170,8 @@ def _resident(loaders: Any) -> Any:
     return BatchList(list(loaders))
 
 
-def _own_hooks(datamodule: Any) -> dict[str, Any]:
+def own_hooks(datamodule: Any) -> dict[str, Any]:
+    """The batch-transfer hooks that a datamodule has of its own, by name."""
     tree = lightning_of(type(datamodule), base="LightningDataModule", where="data.class_path")
     inherited = tree.LightningDataModule
     return {

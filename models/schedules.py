@@ -32,12 +32,12 @@ def constant(t: Steps, total: int) -> Factors:
 
 def step(t: Steps, total: int, *, every: float = 0.3, drop: float = 0.1) -> Factors:
     """Times `drop` after each `every`, a share of the training (torch's StepLR)."""
-    return _powers(drop, t // _step_at(every, total))
+    return _powers(drop, t // step_at(every, total))
 
 
 def multistep(t: Steps, total: int, *, milestones: Sequence[float] = (0.5, 0.75), drop: float = 0.1) -> Factors:
     """Times `drop` at each milestone, a share of the training (torch's MultiStepLR)."""
-    return _powers(drop, np.searchsorted([_step_at(share, total) for share in milestones], t, side="right"))
+    return _powers(drop, np.searchsorted([step_at(share, total) for share in milestones], t, side="right"))
 
 
 def exponential(
@@ -62,7 +62,7 @@ def polynomial(t: Steps, total: int, *, power: float = 2.0, final: float = 0.0) 
 
 def linear(t: Steps, total: int, *, final: float = 0.0, decay: float = 1.0) -> Factors:
     """A line from 1 to `final` over the first `decay` of training, then `final` (Shallue et al. 2019)."""
-    return final + (1 - final) * np.maximum(0.0, 1 - t / _span(decay, total))
+    return final + (1 - final) * np.maximum(0.0, 1 - t / span(decay, total))
 
 
 def cosine(t: Steps, total: int, *, final: float = 0.0) -> Factors:
@@ -98,7 +98,7 @@ def wsd(
 ) -> Factors:
     """Constant, then down to `final` over the last `decay` of training (Hu et al. 2024; Hägele et al. 2024)."""
     # Counted back from the end: a rounding error of 1e-16 where the decay starts would be 1e-8 under the root.
-    left = np.minimum(1.0, (total - t) / _span(decay, total))
+    left = np.minimum(1.0, (total - t) / span(decay, total))
     return final + (1 - final) * (left if shape == "linear" else 1 - np.sqrt(1 - left))
 
 
@@ -125,7 +125,7 @@ def growth_plan(args: Mapping[str, Any], *, epochs: int, batch_size: int, train_
     sizes = [float(min(batch_size, train_size))]
     for _ in settings["milestones"]:
         sizes.append(min(sizes[-1] * settings["factor"], float(train_size)))
-    starts = [_step_at(share, epochs) for share in settings["milestones"]]
+    starts = [step_at(share, epochs) for share in settings["milestones"]]
     return [round(sizes[grown]) for grown in np.searchsorted(starts, np.arange(epochs), side="right")]
 
 
@@ -323,12 +323,13 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean `{near[0]}`?" if near else ""
 
 
-def _step_at(share: float, total: int) -> int:
+def step_at(share: float, total: int) -> int:
     """The first step at or past a share of the training. 0.55 of 100 is 55, where the product of floats is above it."""
     return math.ceil(_exact(share) * total)
 
 
-def _span(share: float, total: int) -> float:
+def span(share: float, total: int) -> float:
+    """A share of the training in steps, whole or not."""
     return float(_exact(share) * total)
 
 

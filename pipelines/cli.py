@@ -46,7 +46,18 @@ def _export(argv: Sequence[str]) -> int:
 
 
 def _report(argv: Sequence[str]) -> int:
-    return _pipeline("report", _parsed(_study_parser("report"), argv).study)
+    parser = _study_parser("report")
+    parser.add_argument("--uri", help="MLflow tracking URI, for a study whose folder is not here")
+    arguments = _parsed(parser, argv)
+    return _pipeline("report", arguments.study, arguments.uri)
+
+
+def _verify(argv: Sequence[str]) -> int:
+    parser = _study_parser("verify")
+    parser.add_argument("--top", type=int, default=3, help="cells whose best configuration is verified (default: 3)")
+    parser.add_argument("--seeds", type=int, default=5, help="trainings of each configuration (default: 5)")
+    arguments = _parsed(parser, argv)
+    return _pipeline("verify", arguments.study, arguments.top, arguments.seeds)
 
 
 def _sync(argv: Sequence[str]) -> int:
@@ -54,6 +65,58 @@ def _sync(argv: Sequence[str]) -> int:
     parser.add_argument("--uri", help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or the local store)")
     arguments = _parsed(parser, argv)
     return _pipeline("sync", arguments.study, arguments.uri)
+
+
+def _train(argv: Sequence[str]) -> int:
+    from pipelines.training_job import Request
+
+    parser = _study_parser("train")
+    parser.add_argument("--config", metavar="FILE", help="a bundle (default: best.yaml of the study)")
+    parser.add_argument(
+        "--fit", choices=("train", "all"), default="train", help="all: on training and validation set together"
+    )
+    parser.add_argument(
+        "--early_stopping", type=_patience, metavar="PATIENCE", help="evaluations without improvement that end it"
+    )
+    parser.add_argument(
+        "--trainer.KEY", metavar="VALUE", help="an argument of Lightning's Trainer, such as --trainer.devices 2"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="train though data have changed, in place of an earlier training"
+    )
+    trainer, rest = _trainer_arguments(argv)
+    asked = _parsed(parser, rest)
+    return _pipeline(
+        "train",
+        Request(
+            study=asked.study,
+            config=asked.config,
+            fit=asked.fit,
+            early_stopping=asked.early_stopping,
+            force=asked.force,
+            trainer=trainer,
+        ),
+    )
+
+
+def _trainer_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The options `--trainer.KEY VALUE` by key, and the other words."""
+    found, rest, words = dict[str, str](), list[str](), list(argv)
+    while words:
+        option, equals, text = words.pop(0).partition("=")
+        if not option.startswith("--trainer."):
+            rest.append(option + equals + text)
+        elif not equals and (not words or words[0].startswith("--")):
+            raise ValueError(f"{option}: a value must follow, as in `--trainer.devices 2`.")
+        else:
+            found[option.removeprefix("--trainer.")] = text if equals else words.pop(0)
+    return found, rest
+
+
+def _patience(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text!r}")
+    return int(text)
 
 
 def _ui(argv: Sequence[str]) -> int:
@@ -65,6 +128,8 @@ def _ui(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "search": (_search, "Search the batch sizes, learning rates and schedules of a recipe, or go on with the search."),
     "report": (_report, "Write the page that says what a study found, how sure that is, and what to use."),
+    "verify": (_verify, "Train the best configurations again on fresh seeds, and say which to use."),
+    "train": (_train, "Train the best configuration for production, or go on with that training."),
     "export": (_export, "Write a study's trials and curves as tables, and its Optuna studies as a database."),
     "sync": (_sync, "Send to MLflow what of a study is not there yet."),
     "ui": (_ui, "Open the MLflow UI on the local store."),

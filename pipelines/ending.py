@@ -11,16 +11,16 @@ from pathlib import Path
 from rich.markup import escape
 
 from pipelines import results
-from pipelines.session import Session, versions, view
+from pipelines.best_files import write_best
+from pipelines.session import Session, view
 from search.executors import Executor
 from search.export import export
 from search.probing import probe
 from search.race import Race
 from tracking.files import announce
-from tracking.place import write
 from tracking.tables import write_tables
 
-FILES = ("trials.csv", "curves.csv", "recipe.yaml", "best.yaml")
+FILES = ("trials.csv", "curves.csv", "recipe.yaml", "best.yaml", "standalone")
 
 
 def conclude(session: Session, *, complete: bool) -> None:
@@ -29,7 +29,7 @@ def conclude(session: Session, *, complete: bool) -> None:
     write_tables(folder)
     said = results.sentences(study)
     if study.ranking():
-        write(folder / "best.yaml", results.best_yaml(study, name=folder.name, versions=versions()))
+        write_best(session.ledger, study, session.recipe)
         console.print(results.table(study))
     for sentence in said:
         console.print(escape(sentence), highlight=False)
@@ -47,6 +47,7 @@ def conclude(session: Session, *, complete: bool) -> None:
     console.print("next:", highlight=False)
     for command, purpose in (
         ("make ui", "browse every curve in the MLflow UI"),
+        (f"regatta train --study {folder.name}", "train the best configuration for production"),
         (f"{again} --search.trials {2 * study.space.search.trials}", "look closer: as many trials again in every cell"),
         (f"regatta export --study {folder.name}", "the same trials for optuna-dashboard"),
     ):
@@ -78,8 +79,8 @@ def told_by(report: subprocess.Popen[str]) -> str:
     return f"the report could not be written ({reason}); `regatta report` tries again."
 
 
-def settle(session: Session) -> None:
-    """What is not urgent: the report, the rest of MLflow, and Optuna's file."""
+def settle(session: Session, *, brief: bool = False) -> None:
+    """What is not urgent: the report, the rest of MLflow, and Optuna's file; `brief`: only where the report is."""
     console = session.console
     # In a process of its own, beside the writer to MLflow: drawing takes seconds, and must not end a search.
     wanted = session.recipe.tracking.report and not session.interrupts
@@ -87,7 +88,8 @@ def settle(session: Session) -> None:
     live = console.status("writing the report and the last trials to MLflow") if console.is_terminal else nullcontext()
     with live:
         if report is not None:
-            console.print(escape(told_by(report)), highlight=False, soft_wrap=True)
+            told = told_by(report)
+            console.print(escape(told.splitlines()[-1] if brief else told), highlight=False, soft_wrap=True)
         if session.sync is not None and not session.sync.drain(60.0 if not session.interrupts else 5.0):
             why = session.sync.problem() or "it takes long"
             console.print(

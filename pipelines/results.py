@@ -1,11 +1,10 @@
-"""What a search came to: the ranked table, two sentences that read it, and the best configuration as a file."""
+"""What a search came to: the ranked table, and two sentences that read it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from models.config import MetricsConfig
@@ -138,26 +137,6 @@ def _named(trial: TrialConfig) -> str:
 def _value(result: TrialResult) -> float:
     assert result.value is not None, "only complete trials are ranked"
     return result.value
-
-
-def best_yaml(study: Study, *, name: str, versions: dict[str, Any]) -> str:
-    """The best trial as a file: how it was trained, to the last argument, and what it came to."""
-    trial, result = study.ranking()[0]
-    content = {
-        "study": name,
-        "trial": trial.number,
-        "cell": trial.cell,
-        "params": dict(trial.params),
-        "train": trial.train.to_json(),
-        "steps": result.steps,
-        "objective": {"name": study.space.metrics.objective, "value": result.value},
-        "best": dict(result.best),
-        "final": dict(result.final),
-        "checkpoint": result.checkpoint,
-        "versions": versions,
-    }
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return text
 
 
 def description(study: Study, said: Sequence[str]) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from pipelines import results
@@ -16,25 +14,21 @@ from pipelines.display import Display, clock
 from pipelines.ending import conclude, measure_best, settle
 from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe
-from pipelines.session import Session, fingerprint, opened, space_of, syncing
+from pipelines.session import Session, aim, note, opened, screen, space_of, start_sync, syncing, tiers
 from search.audit import audit, summary
 from search.calibration import calibrate
 from search.cluster import connected, dashboard_address
 from search.executors import DaskExecutor, Executor
-from search.gains import Gains, measure
+from search.gains import measure
 from search.race import Race, SearchFailed
 from search.study import Study
 from tracking.place import study_folder
 from tracking.tables import write_tables
 
-WIDTH = 120
-"""Columns where there is no terminal."""
-
 
 def main(recipe: Recipe) -> int:
     """Run or continue the study of a recipe; returns the exit code."""
-    # A file or a pipe has no width: the table then takes what it needs.
-    folder, console = study_folder(recipe.study_name), Console(width=None if sys.stdout.isatty() else WIDTH)
+    folder, console = study_folder(recipe.study_name), screen()
     with opened(recipe, folder) as ledger, Interrupts() as interrupts, syncing(recipe, folder) as sync:
         session = Session(
             recipe=recipe,
@@ -74,7 +68,9 @@ def run(session: Session) -> None:
     # Where the user stands is where their modules are found, as with `python script.py`.
     with connected(recipe.cluster, paths=[os.getcwd()]) as client:
         executor = DaskExecutor(client)
-        introduce(session, preflight(executor, study), dashboard=dashboard_address(client))
+        facts = preflight(executor, study)
+        session.ledger.set_meta("origin", facts["origin"])
+        introduce(session, facts, dashboard=dashboard_address(client))
         if recipe.metrics.calibrate and not session.interrupts:
             calibrated(session, executor)
         if not session.interrupts:
@@ -111,30 +107,12 @@ def calibrated(session: Session, executor: Executor) -> None:
     )
 
 
-def aim(session: Session) -> None:
-    """Let the study judge by targets that were found before its search began."""
-    found = session.ledger.meta("calibration")
-    if found is not None:
-        metrics = replace(
-            session.recipe.metrics, calibrate=False, target=found["target"], easier_target=found["easier_target"]
-        )
-        session.study.aim(metrics)
-        session.ledger.set_meta("metrics", asdict(metrics))
-        session.ledger.set_meta("params", {**fingerprint(session.recipe), "metrics": asdict(metrics)})
-
-
 def examine(session: Session, executor: Executor) -> None:
     """Train a share of the fused trials alone, and say how far they differ."""
     with session.console.status("auditing: training some trials again, alone"):
         found = audit(session.study, executor, folder=str(session.folder / "audit"))
     session.ledger.set_meta("audit", [asdict(difference) for difference in found])
     session.console.print(summary(found, session.recipe.metrics.objective), highlight=False, soft_wrap=True)
-
-
-def start_sync(session: Session) -> None:
-    """Begin to write to MLflow: not before, since its import would take the processor from the workers'."""
-    if session.sync is not None:
-        session.sync.start()
 
 
 def preflight(executor: Executor, study: Study) -> dict[str, Any]:
@@ -156,11 +134,6 @@ def preflight(executor: Executor, study: Study) -> dict[str, Any]:
     return facts
 
 
-def note(session: Session) -> str:
-    """What the display says of MLflow: nothing while all is well."""
-    return (session.sync.problem() or "") if session.sync else ""
-
-
 def introduce(session: Session, facts: dict[str, Any], *, dashboard: str) -> None:
     """Say what is about to happen."""
     study, console = session.study, session.console
@@ -177,14 +150,3 @@ def introduce(session: Session, facts: dict[str, Any], *, dashboard: str) -> Non
     )
     if session.recipe.cluster.dashboard:
         console.print(f"Dask: {dashboard}", highlight=False, soft_wrap=True)
-
-
-def tiers(gains: Gains) -> str:
-    """Which trials train side by side, in a line."""
-    wide = [f"{size} ({width})" for (size, _), width in gains.widths.items()]
-    told = [f"side by side (how many) at batch size {', '.join(wide)}"] if wide else []
-    alone: dict[str, list[str]] = {}
-    for (size, _), reason in gains.reasons.items():
-        alone.setdefault(reason, []).append(str(size))
-    told += [f"alone at batch size {', '.join(sizes)}: {reason}" for reason, sizes in alone.items()]
-    return "trials train " + ("; ".join(told) if told else "alone")

@@ -1,4 +1,4 @@
-"""One call of `regatta search`: its study, its ledger, and the rules for going on with what an earlier call left."""
+"""One call on a study: its ledger, its way to MLflow, and the rules for going on with what an earlier call left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe, to_yaml
+from search.gains import Gains
 from search.space import SearchSpace, parameter_names
 from search.study import Study
 from tracking.ledger import Ledger, driver_lock
@@ -26,11 +27,13 @@ from tracking.view import experiment_tags
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
 CHANGEABLE = ("trials", "refine", "extend", "keep_checkpoints", "segment_seconds", "arrays", "audit", "probes")
 """Settings of a search that may change when its study goes on; everything else decides what a trial is."""
+WIDTH = 120
+"""Columns where there is no terminal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """One call of `regatta search`."""
+    """One call of `regatta search`, or of what follows a search."""
 
     recipe: Recipe
     folder: Path
@@ -39,6 +42,11 @@ class Session:
     sync: Sync | None
     console: Console
     interrupts: Interrupts
+
+
+def screen() -> Console:
+    """Where a pipeline speaks. A file or a pipe has no width: a table then takes what it needs."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def space_of(recipe: Recipe) -> SearchSpace:
@@ -144,3 +152,37 @@ def syncing(recipe: Recipe, folder: Path) -> Iterator[Sync | None]:
         yield sync
     finally:
         sync.close()
+
+
+def aim(session: Session) -> None:
+    """Let the study judge by targets that were found before its search began."""
+    found = session.ledger.meta("calibration")
+    if found is not None:
+        metrics = replace(
+            session.recipe.metrics, calibrate=False, target=found["target"], easier_target=found["easier_target"]
+        )
+        session.study.aim(metrics)
+        session.ledger.set_meta("metrics", asdict(metrics))
+        session.ledger.set_meta("params", {**fingerprint(session.recipe), "metrics": asdict(metrics)})
+
+
+def start_sync(session: Session) -> None:
+    """Begin to write to MLflow: not before, since its import would take the processor from the workers'."""
+    if session.sync is not None:
+        session.sync.start()
+
+
+def note(session: Session) -> str:
+    """What the display says of MLflow: nothing while all is well."""
+    return (session.sync.problem() or "") if session.sync else ""
+
+
+def tiers(gains: Gains) -> str:
+    """Which trials train side by side, in a line."""
+    wide = [f"{size} ({width})" for (size, _), width in gains.widths.items()]
+    told = [f"side by side (how many) at batch size {', '.join(wide)}"] if wide else []
+    alone: dict[str, list[str]] = {}
+    for (size, _), reason in gains.reasons.items():
+        alone.setdefault(reason, []).append(str(size))
+    told += [f"alone at batch size {', '.join(sizes)}: {reason}" for reason, sizes in alone.items()]
+    return "trials train " + ("; ".join(told) if told else "alone")

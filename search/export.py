@@ -9,7 +9,7 @@ import optuna
 
 from search.space import SearchSpace
 from search.study import CellStudy, Study
-from search.trial import TrialConfig, TrialResult
+from search.trial import recorded
 from tracking.ledger import Ledger
 
 FILE = "optuna.db"
@@ -21,11 +21,7 @@ def export(ledger: Ledger, space: SearchSpace, folder: Path) -> int:
     Incremental: trials already written are left as they are. A trial that has not ended is left out for now.
     """
     study = Study(space)
-    rows = ledger.trials()
-    study.restore(
-        (TrialConfig.from_json(row["config"]), TrialResult.from_json(row["result"]) if row["result"] else None)
-        for row in rows
-    )
+    study.restore(recorded(ledger.trials()))
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
     try:
         return sum(_export_cell(storage, cell, f"{folder.name}/{cell.cell.name}") for cell in study.cells.values())

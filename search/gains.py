@@ -69,7 +69,7 @@ def measure(executor: Executor, study: Study) -> Gains:
     cells = {cell.cell.kind: cell for cell in study.cells.values() if cell.cell.kind not in reasons}
     packs = -(-PACKS_PER_SLOT * executor.slots // max(1, len(planned)))
     most = {kind: max(FEWEST, -(-first[kind] // packs)) for kind in cells}
-    configs = {kind: study.space.train_config(c.cell, c.explorations()[0], index=0) for kind, c in cells.items()}
+    configs = {kind: cell.train_config(cell.explorations()[0], index=0) for kind, cell in cells.items()}
     found = executor.calls(PROBE, [{"config": configs[kind].to_json(), "most": most[kind]} for kind in cells])
     measured = dict(zip(cells, found, strict=True))
     for kind, gain in measured.items():

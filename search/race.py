@@ -12,7 +12,7 @@ from search.executors import Executor
 from search.gains import Gains
 from search.packing import pack, spread
 from search.study import Study
-from search.trial import TrialConfig, TrialResult, summarise
+from search.trial import TrialConfig, TrialResult, recorded, summarise
 from tracking.ledger import Ledger
 
 FAILURES = 5
@@ -195,12 +195,10 @@ class Race:
 
     def restore(self) -> None:
         """Take over what an earlier run of this study left in the ledger."""
-        rows = self.ledger.trials()
-        trials = [TrialConfig.from_json(row["config"]) for row in rows]
-        results = [TrialResult.from_json(row["result"]) if row["result"] else None for row in rows]
-        self.trials = {trial.number: trial for trial in trials}
-        self.study.restore(zip(trials, results, strict=True))
-        for trial, result in zip(trials, results, strict=True):
+        known = recorded(self.ledger.trials())
+        self.trials = {trial.number: trial for trial, _ in known}
+        self.study.restore(known)
+        for trial, result in known:
             if result is None and trial.cell in self.study.cells:
                 self.resume(trial)
         # A driver that was killed has left what it had not yet heard of, or not yet removed.

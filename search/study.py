@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
-from models.config import MetricsConfig
+from models.config import MetricsConfig, TrainConfig
 from models.seeds import derive
 from search import proposals
 from search.config import RangeConfig
@@ -86,6 +86,10 @@ class CellStudy:
         if self.count("refine") < len(refinements):
             return "refine", refinements[self.count("refine")]
         return None
+
+    def train_config(self, sampled: Mapping[str, Any], *, index: int) -> TrainConfig:
+        """The training of one trial of this cell."""
+        return self.space.train_config(self.cell, sampled, index=index)
 
     def _unfinished(self, phase: Phase) -> bool:
         return any(trial.phase == phase and trial.index not in self.results for trial in self.asked)
@@ -236,7 +240,7 @@ class Study:
             index=index,
             phase=phase,
             params={**study.cell.axes, **sampled},
-            train=self.space.train_config(study.cell, sampled, index=index),
+            train=study.train_config(sampled, index=index),
         )
         self._numbers += 1
         study.asked.append(trial)

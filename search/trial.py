@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.config import MetricsConfig, TrainConfig
 from models.segment import Point, SegmentResult
 
-Phase = Literal["explore", "extend", "refine"]
-"""Quasi-random; quasi-random beyond an edge of the range; proposed from the results of the cell."""
+Phase = Literal["explore", "extend", "refine", "confirm"]
+"""Quasi-random; quasi-random beyond an edge of the range; proposed from the results of the cell; one of those that won,
+again on a fresh seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,13 @@ class TrialConfig:
     params: Mapping[str, Any]
     """Grid axes and sampled parameters by name, as Optuna and MLflow see them."""
     train: TrainConfig
+
+    @property
+    def described(self) -> str:
+        """The configuration in words."""
+        rate = self.params.get("learning_rate")
+        at = "" if rate is None else f" at learning rate {rate:.3g}"
+        return f"batch size {self.params['batch_size']} with {self.params['optimizer']}, {self.params['schedule']}{at}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for the ledger."""
@@ -77,6 +85,14 @@ class TrialResult:
     def from_json(cls, values: Mapping[str, Any]) -> TrialResult:
         """The result that `to_json` wrote."""
         return cls(**values)
+
+
+def recorded(rows: Iterable[Mapping[str, Any]]) -> list[tuple[TrialConfig, TrialResult | None]]:
+    """The ledger's trials as they were asked, each with its result if it has ended."""
+    return [
+        (TrialConfig.from_json(row["config"]), TrialResult.from_json(row["result"]) if row["result"] else None)
+        for row in rows
+    ]
 
 
 def summarise(number: int, segments: Sequence[SegmentResult], metrics: MetricsConfig) -> TrialResult:

@@ -14,6 +14,8 @@ from models.preflight import check
 def test_a_sound_configuration_tells_its_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = user_code(tmp_path, monkeypatch)
     facts = check([config_of(code, batch_size=size).to_json() for size in (8, 32)])
+    origin = facts.pop("origin")
+    assert (origin["lightning"], origin["fingerprint"]["examples"]) == ("pytorch_lightning", 100)
     # 4 x 8 + 8 weights, 8 + 8 of the norm, 8 x 3 + 3 weights.
     assert facts == {
         "mistakes": [],

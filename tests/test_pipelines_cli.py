@@ -90,7 +90,10 @@ def test_the_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) ->
 
 
 MISTAKES = [
-    (["serch"], "there is no command `serch`; did you mean `search`? Commands: search, report, export, sync, ui"),
+    (
+        ["serch"],
+        "there is no command `serch`; did you mean `search`? Commands: search, report, verify, train, export, sync, ui",
+    ),
     (["--serch"], "there is no command `--serch`"),
     (["search", "--config", "digit"], "--config: `digit` is neither a file nor a ready recipe; did you mean `digits`?"),
     (["search", "--config"], "--config: a value must follow"),

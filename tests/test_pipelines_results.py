@@ -6,11 +6,9 @@ import io
 from typing import Any
 
 import pytest
-import yaml
 from rich.console import Console
 from search_parts import result_of, space
 
-from models.config import TrainConfig
 from pipelines import results
 from search.space import SearchSpace
 from search.study import Study
@@ -137,16 +135,6 @@ def test_one_trial_may_be_the_fastest_in_both() -> None:
 )
 def test_a_target_is_told_with_its_metric_and_direction(metrics: dict[str, Any], words: str) -> None:
     assert results.target(space(metrics=metrics).metrics) == words
-
-
-def test_the_best_configuration_is_written_to_the_last_argument() -> None:
-    new = study(space(init_args={"hidden": (8, 8), "rate": 1e-5}), {"value": 0.5}, {"value": 0.25, "checkpoint": "c"})
-    best = yaml.safe_load(results.best_yaml(new, name="mine", versions={"version.torch": "2"}))
-    assert (best["study"], best["trial"], best["objective"]) == ("mine", 1, {"name": "val_loss", "value": 0.25})
-    assert best["params"] == new.trials()[1].params
-    assert best["checkpoint"] == "c"
-    assert TrainConfig.from_json(best["train"]).learning_rate == new.trials()[1].train.learning_rate
-    assert best["train"]["model"]["init_args"] == {"hidden": [8, 8], "rate": 1e-5}
 
 
 def test_the_figures_of_a_search_are_numbers_for_mlflow() -> None:

@@ -124,8 +124,8 @@ def test_a_search_writes_its_files(searched: tuple[Path, str]) -> None:
     assert Counter(row["trial"] for row in curves) == Counter({"0": 2, "1": 2, "2": 2, "3": 2})
     assert all(float(row["val_loss"]) > 0 and float(row["seconds"]) > 0 for row in curves)
     best: dict[str, Any] = yaml.safe_load((folder / "best.yaml").read_text())
-    assert best["objective"]["value"] == min(float(row["value"]) for row in trials)
-    assert Path(best["checkpoint"]).is_file()
+    assert best["figures"]["value"] == min(float(row["value"]) for row in trials)
+    assert Path(best["figures"]["checkpoint"]).is_file()
     assert len(list((folder / "checkpoints").iterdir())) == 3
 
 

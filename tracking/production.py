@@ -42,14 +42,16 @@ class ProductionRun:
         self._writer: RunWriter | None = None
         self._run: str | None = None
         self._sent = -1
+        self._known = 0
         self._next_try = 0.0
         self.problem: str | None = None
         """Why MLflow is behind, in one line; None while all is well."""
 
     def update(self, points: Sequence[Mapping[str, float]]) -> None:
-        """Send the evaluations that the run lacks; not before the next try is due."""
-        if time.monotonic() >= self._next_try:
+        """Send the evaluations that the run lacks, from the first on; not before the next try is due."""
+        if len(points) > self._known and time.monotonic() >= self._next_try:
             self._attempt(lambda: self._send(points))
+            self._known = len(points) if self.problem is None else self._known
 
     def finish(
         self,
@@ -64,12 +66,14 @@ class ProductionRun:
 
         def send() -> None:
             writer, run = self._send(points)
-            now = round(1000 * time.time())
-            final = [MetricPoint(legal_name(name), float(value), now, 0) for name, value in numbers.items()]
+            # The same whenever it is sent, as the points are: sent twice, it is there once.
+            seconds = points[-1].get("seconds", 0.0) if points else 0.0
+            ended = round(1000 * (self._head.started + seconds))
+            final = [MetricPoint(legal_name(name), float(value), ended, 0) for name, value in numbers.items()]
             writer.log(run, params={}, tags=_legal(tags), points=final)
             for name, content in files.items():
                 writer.artifact(run, name, content)
-            writer.close_run(run, status, now)
+            writer.close_run(run, status, round(1000 * time.time()))
 
         self._attempt(send)
         return self.problem is None

@@ -15,6 +15,9 @@ from tracking.ledger import Ledger
 from tracking.remote import Remote
 from tracking.rows import Row
 
+NOTES = ("study", "metrics", "space", "probes", "bounds", "calibration", "verification")
+"""What is read of the ledger's notes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyData:
@@ -35,6 +38,8 @@ class StudyData:
     """Learning rates that a cell was asked to search, where the ledger knows them."""
     calibration: Mapping[str, Any] | None = None
     """How the targets were found before the search; None: the recipe sets them."""
+    verification: Mapping[str, Any] | None = None
+    """What the best configurations came to on fresh seeds, as the ledger notes it; None: not run again, or not all."""
 
     @property
     def objective(self) -> str:
@@ -98,7 +103,7 @@ def load(folder: Path) -> StudyData:
         ValueError: if it holds no ledger, or a damaged one.
     """
     with Ledger.open(folder, create=False) as ledger:
-        notes = {key: ledger.meta(key) for key in ("study", "metrics", "space", "probes", "bounds", "calibration")}
+        notes = {key: ledger.meta(key) for key in NOTES}
     rows = study_rows.trials(folder)
     return StudyData(
         name=notes["study"] or Path(folder).name,
@@ -110,6 +115,7 @@ def load(folder: Path) -> StudyData:
         probes=notes["probes"] or {},
         bounds={cell: (low, high) for cell, (low, high) in (notes["bounds"] or {}).items()},
         calibration=notes["calibration"],
+        verification=notes["verification"],
     )
 
 

@@ -7,6 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tracking.analysis.checks import Check, checks
 from tracking.analysis.convergence import CellSpeed, Convergence, cell_speed, convergence
@@ -128,7 +129,10 @@ class Analysis:
 
 def analyse(data: StudyData) -> Analysis:
     """Work out every quantity of the report."""
+    verdicts = _verdicts(data)
+    # What was run again is no part of the search: from here on, only that is looked at.
     searched = [row for row in data.trials if row["phase"] != CONFIRM]
+    data = replace(data, trials=searched)
     records = _records(data, searched)
     rows = defaultdict(list)
     for row in searched:
@@ -144,7 +148,7 @@ def analyse(data: StudyData) -> Analysis:
         easier=_easier(data, cells),
         checks=_checks(data, cells, records),
         statuses=Counter(row["status"] for row in data.trials),
-        verdicts=_verdicts(data),
+        verdicts=verdicts,
     )
 
 
@@ -295,11 +299,21 @@ def _checks(data: StudyData, cells: Sequence[CellResult], records: Mapping[int, 
 
 
 def _verdicts(data: StudyData) -> list[Verdict]:
+    runs = _verified(data) if data.verification is None else _noted(data.verification)
+    return compare(runs, direction=data.direction)[1] if len(runs) > 1 else []
+
+
+def _noted(verification: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The finalists' values as the ledger has them."""
+    return {one["name"]: list(one["values"]) for one in verification["finalists"] if one["values"]}
+
+
+def _verified(data: StudyData) -> dict[str, list[float]]:
+    """The same from the rows alone: infinity where a training diverged, nothing where it failed."""
     runs: dict[str, list[float]] = defaultdict(list)
     for row in data.trials:
-        if row["phase"] == CONFIRM and row["status"] != "RUNNING":
+        if row["phase"] == CONFIRM and row["status"] in ("COMPLETE", "DIVERGED"):
             rate = row.get("learning_rate")
-            value = row.get("value")
             name = row["cell"] if rate is None else f"{row['cell']} at {rate:.3g}"
-            runs[name].append(float(value) if is_number(value) and row["status"] != "DIVERGED" else math.inf)
-    return compare(runs, direction=data.direction)[1] if len(runs) > 1 else []
+            runs[name].append(float(row["value"]) if row["status"] == "COMPLETE" else math.inf)
+    return runs

@@ -18,6 +18,7 @@ from tracking.report.drawing import Figure, Panel
 from tracking.report.page import VEGA_LITE, render
 from tracking.report.panels_budget import budget_panel
 from tracking.report.panels_cost import pareto_panel, seconds_panel
+from tracking.report.panels_finalists import finalists_panel
 from tracking.report.panels_generalization import generalization_panel
 from tracking.report.panels_law import law_panel
 from tracking.report.panels_rates import axis_panel
@@ -25,7 +26,7 @@ from tracking.report.panels_schedules import schedules_panel
 from tracking.report.panels_steps import steps_panel
 from tracking.report.panels_timeline import timeline_panel
 from tracking.report.panels_training import curves_panel, noise_panel
-from tracking.report.verdict import facts, finalists_panel, headline
+from tracking.report.verdict import facts, headline
 
 PANELS = (
     steps_panel,

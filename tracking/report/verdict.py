@@ -1,4 +1,4 @@
-"""The head of the page: what was studied, what to use, how sure that is; and the finalists."""
+"""The head of the page: what was studied, what to use, how sure that is."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from tracking.analysis.data import StudyData, is_number
-from tracking.analysis.statistics import Verdict
-from tracking.analysis.study import Analysis, CellResult
+from tracking.analysis.study import Analysis
 from tracking.report import words
-from tracking.report.drawing import Panel, Table
-
-FINALISTS = 8
-"""Rows of the table of configurations."""
 
 
 def headline(analysis: Analysis) -> list[str]:
     """The verdict in plain words: what to use, how much better than the next, how sure; and what is fastest."""
     if not analysis.ranked:
         return ["No trial has a result yet: there is nothing to recommend."]
+    verified = analysis.data.verification
+    if verified is not None:
+        return [*verified["sentences"], *_stale(analysis), *_speed(analysis)]
     return [_recommended(analysis), *_sure(analysis), *_speed(analysis)]
+
+
+def _stale(analysis: Analysis) -> Iterator[str]:
+    """Say if the search has gone on since."""
+    verified = analysis.data.verification
+    ended = sum(row["status"] != "RUNNING" for row in analysis.data.trials)
+    if verified is not None and verified["searched"] != ended:
+        yield (
+            f"The search has gone on since these were chosen (from {verified['searched']} trials, now {ended}): "
+            "`regatta verify` looks again."
+        )
 
 
 def _recommended(analysis: Analysis) -> str:
@@ -150,64 +159,3 @@ def _per_cell(analysis: Analysis) -> str:
         return ""
     span = f"{amounts[0]}" if len(amounts) == 1 else f"{amounts[0]} to {amounts[-1]}"
     return f"{span} trials in each of {words.count(len(analysis.cells), 'cell')}"
-
-
-def finalists_panel(analysis: Analysis) -> Panel:
-    """The best configurations, with what is known of the difference between them."""
-    number, name, question = "10", "finalists", "Is the winner real, and what do I copy to production?"
-    if not analysis.ranked:
-        return Panel(number=number, name=name, question=question, sentence="No trial has a result yet.")
-    first = analysis.ranked[0]
-    assert first.best is not None, "a ranked cell has a best trial"
-    shown = analysis.ranked[:FINALISTS]
-    heads = ["batch size", "method", "learning rate", f"best {analysis.data.objective}", "behind by"]
-    if analysis.data.target is not None:
-        heads += ["steps to target", "time to target"]
-    heads += ["training alone", "trial"]
-    rows = [_row(analysis, cell, first.best["value"]) for cell in shown]
-    if analysis.verdicts:
-        sentence = "On fresh seeds: " + "; ".join(f"against {v.against} {v.outcome}" for v in analysis.verdicts) + "."
-        notes = [_verdict_note(verdict) for verdict in analysis.verdicts]
-    else:
-        sentence = (
-            "Not known yet: each line is a single training with its own seed, so a small lead may be luck. "
-            f"The first line is what to copy, and its configuration is that of trial {first.best['number']}."
-        )
-        notes = [
-            "Mean and spread over fresh seeds, intervals of the differences and the test metric need runs on fresh "
-            "seeds, which this study does not hold."
-        ]
-    return Panel(
-        number=number,
-        name=name,
-        question=question,
-        sentence=sentence,
-        table=Table(columns=heads, rows=rows),
-        notes=notes,
-    )
-
-
-def _row(analysis: Analysis, cell: CellResult, best: float) -> list[str]:
-    trial = cell.best or {}
-    record = next(record for record in cell.records if record.number == trial["number"])
-    known = [
-        f"{cell.batch_size:,}",
-        cell.method,
-        words.number(trial.get("learning_rate")),
-        words.number(trial["value"], 4),
-        "–" if trial["value"] == best else words.number(abs(trial["value"] - best)),
-    ]
-    step = cell.step_seconds
-    if analysis.data.target is not None:
-        hit = record.hit.step if record.hit is not None else math.inf
-        known += [words.number(hit), words.seconds(hit * step if step else None)]
-    return [*known, words.seconds((trial.get("steps") or 0) * step if step else None), str(trial["number"])]
-
-
-def _verdict_note(verdict: Verdict) -> str:
-    return (
-        f"Against {verdict.against}: the difference of the means is {words.number(verdict.difference)} "
-        f"({100 * verdict.confidence:.0f} %: {words.number(verdict.low)} to {words.number(verdict.high)}), the chance "
-        f"that a run is better {verdict.p_better:.2f}; so many seeds find a difference of "
-        f"{words.number(verdict.detectable)}."
-    )
