@@ -257,7 +257,7 @@ def _cells(one: Standing) -> list[str]:
 
 
 def _difference(one: Standing) -> str:
-    if one.difference is None or one.low is None or one.high is None:
-        return ""
+    if one.difference is None or one.low is None or one.high is None or not math.isfinite(one.difference):
+        return ""  # There is none to a training that diverged.
     known = math.isfinite(one.low + one.high)
     return f"{one.difference:.2g} ({one.low:.2g} to {one.high:.2g})" if known else f"{one.difference:.2g}"
