@@ -124,7 +124,8 @@ def test_a_process_of_optuna_trains_until_all_trials_are_there(tmp_path: Path) -
 )
 def test_every_contender_does_its_trials_with_all_workers(contender: str) -> None:
     outcome = peers.race(contender, options(*SMALL, "--trials", "8", "--peer-trials", "8"), seed=0)
-    assert outcome.trials == 8 and 3 <= outcome.steps <= 6
+    # Optuna's processes each look at the count before they ask: the last of both may be one too many.
+    assert outcome.trials in ((8, 9) if contender == "optuna" else (8,)) and 3 <= outcome.steps <= 6
     assert 0 < outcome.race <= outcome.whole + 1 and outcome.rate > 0
 
 

@@ -403,6 +403,7 @@ search:
   parameters: {model.init_args.width: {low: 2, high: 64, log: true}}
   trials: 2
   refine: 0
+  extend: false
 cluster: {workers: 1}
 tracking: {mlflow: false}
 """
@@ -440,7 +441,7 @@ def test_required_arrays_train_every_trial_side_by_side_and_an_audit_says_how_fa
     home = tmp_path / "home"
     words = ["search", "--config", "smoke", *UNTRACKED, "--search.arrays", "require", "--search.audit", "0.5"]
     said = succeeded(*words, home=home)
-    assert "trials train side by side (how many) at batch size 64 (16), 256 (16)" in said
+    assert "trials train side by side (how many) at batch size 64 (6), 256 (6)" in said
     assert "audit: 6 trials trained again alone; val_loss at the end differs by" in said
     trials = table(home / "smoke" / "trials.csv")
     assert {(row["tier"], row["time_mode"]) for row in trials} == {("array", "steps x step time alone")}
