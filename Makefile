@@ -5,6 +5,7 @@
 PYTHON ?= python3
 RECIPE = digits
 STUDY =
+RUN =
 # Not empty: a search is followed by `make verify`.
 VERIFY =
 ARGS =
@@ -26,6 +27,10 @@ search: .venv/.installed ## Search with a recipe (RECIPE=digits); the same comma
 	.venv/bin/regatta search --config "$(RECIPE)" $(study) $(ARGS)
 	$(if $(VERIFY),.venv/bin/regatta verify $(study))
 
+.PHONY: all
+all: .venv/.installed ## Search, report, verify and train (RECIPE=digits); only what has changed since is done again
+	.venv/bin/regatta all --config "$(RECIPE)" $(study) $(ARGS)
+
 .PHONY: verify
 verify: .venv/.installed ## Train the best configurations of a study (STUDY=name) again on fresh seeds, and compare them
 	.venv/bin/regatta verify $(study) $(ARGS)
@@ -38,9 +43,21 @@ report: .venv/.installed ## Write the page that says what a study (STUDY=name) f
 train: .venv/.installed ## Train the best configuration of a study (STUDY=name); the same command again goes on
 	.venv/bin/regatta train $(study) $(ARGS)
 
+.PHONY: predict
+predict: .venv/.installed ## Predict the rows of a file (ARGS="--input x.npy") with the champion of the last study
+	.venv/bin/regatta predict $(ARGS)
+
+.PHONY: rerun
+rerun: .venv/.installed ## Train a trial again from its run in MLflow (RUN=id, or STUDY=name RUN=number), and compare
+	.venv/bin/regatta rerun "$(RUN)" $(study) $(ARGS)
+
 .PHONY: ui
 ui: .venv/.installed ## Browse the results in the MLflow UI
 	.venv/bin/regatta ui $(ARGS)
+
+.PHONY: doctor
+doctor: .venv/.installed ## Look over packages, devices, memory, disk, ports, studies and MLflow, and say what to do
+	.venv/bin/regatta doctor $(ARGS)
 
 .PHONY: export
 export: .venv/.installed ## Export a study (STUDY=name) for other tools

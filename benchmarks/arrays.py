@@ -22,6 +22,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from digits_trials import check_trained, short_trials
 from peer_searches import Plain, silence
 
 from models.array import train_array
@@ -32,7 +33,6 @@ from models.memory import keep_freed_memory
 from models.segment import Segment, SegmentResult
 from models.train import train_segment
 
-SCHEDULES = ("constant", "step", "exponential", "cosine")
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "MLP 64-128-128-10": ({"class_path": "models.nets.MLP", "init_args": {}}, {"image": False}),
     "MLP, dropout 0.1": ({"class_path": "models.nets.MLP", "init_args": {"dropout": 0.1}}, {"image": False}),
@@ -45,40 +45,8 @@ ALONE = 4
 def trials(model: str, width: int, *, batch_size: int, epochs: int, accelerator: str) -> list[TrainConfig]:
     """So many trials with rates, schedules and seeds of their own, validated after each epoch."""
     network, data = MODELS[model]
-    return [
-        TrainConfig(
-            model={"class_path": "models.task.Classifier", "init_args": {"network": network}},
-            data={
-                "class_path": "models.data.Digits",
-                "init_args": {**data, "validation": 0.2, "test": 0.0},
-                "batch_size_arg": "batch_size",
-            },
-            batch_size=batch_size,
-            learning_rate=0.01 * (1 + index % 5),
-            optimizer="sgd",
-            optimizer_args={},
-            schedule=SCHEDULES[index % len(SCHEDULES)],
-            schedule_args={},
-            warmup=0.0,
-            weight_decay=0.0,
-            epochs=epochs,
-            min_steps=0,
-            evaluations=epochs,
-            gradient_clip=None,
-            accumulate=1,
-            precision="32-true",
-            devices=1,
-            accelerator=accelerator,
-            seed_init=index,
-            seed_order=1000 + index,
-            seed_dropout=2000 + index,
-            objective="val_loss",
-            direction="min",
-            target_metric="val_loss",
-            train_loss=None,
-        )
-        for index in range(width)
-    ]
+    made = short_trials(network, data, width, batch_size=batch_size, accelerator=accelerator)
+    return [dataclasses.replace(config, epochs=epochs, evaluations=epochs) for config in made]
 
 
 def seconds_of(train: Callable[[], Sequence[SegmentResult]], tier: str) -> float:
@@ -86,8 +54,7 @@ def seconds_of(train: Callable[[], Sequence[SegmentResult]], tier: str) -> float
     started = time.perf_counter()
     results = train()
     taken = time.perf_counter() - started
-    wrong = [result for result in results if result.status != "COMPLETE" or result.tags["tier"] != tier]
-    assert not wrong, f"{wrong[0].status} {wrong[0].tags} {wrong[0].reason}"
+    check_trained(results, tier)
     return taken
 
 

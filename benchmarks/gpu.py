@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import platform
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from digits_trials import check_trained, short_trials
 from torch import Tensor
 
 from models import schedules, stacked
@@ -22,11 +24,12 @@ from models.array import train_array
 from models.comparison import close
 from models.config import TrainConfig
 from models.fusion import examine
-from models.loaders import MemoryBatches, permutation
+from models.loaders import permutation
 from models.lockstep import resident
 from models.members import rows_of
 from models.prepared import PreparedData, prepare
 from models.segment import Segment, SegmentResult
+from models.sources import MemoryBatches
 from models.streams import Streams
 from models.train import build_module, train_segment
 from models.vmapped import Stack
@@ -37,7 +40,6 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "conv net, width 16": ({"class_path": "models.nets.ConvNet", "init_args": {"width": 16}}, {"image": True}),
     "ResNet-8, width 16": ({"class_path": "models.nets.ResNet", "init_args": {"width": 16}}, {"image": True}),
 }
-SCHEDULES = ("constant", "step", "exponential", "cosine")
 ALONE = 2
 """Trials that stand for all where each trains alone: they differ in nothing that takes time."""
 WARM_UP = 3
@@ -54,40 +56,8 @@ TIERS: Columns = ("one at a time", "array", "step, eager", "step, CUDA graph")
 def trials(model: str, width: int, *, batch_size: int, steps: int, accelerator: str) -> list[TrainConfig]:
     """So many trials with rates, schedules and seeds of their own; every batch is a full one."""
     network, data = MODELS[model]
-    return [
-        TrainConfig(
-            model={"class_path": "models.task.Classifier", "init_args": {"network": network}},
-            data={
-                "class_path": "models.data.Digits",
-                "init_args": {**data, "validation": 0.2, "test": 0.0, "drop_last": True},
-                "batch_size_arg": "batch_size",
-            },
-            batch_size=batch_size,
-            learning_rate=0.01 * (1 + index % 5),
-            optimizer="sgd",
-            optimizer_args={},
-            schedule=SCHEDULES[index % len(SCHEDULES)],
-            schedule_args={},
-            warmup=0.0,
-            weight_decay=0.0,
-            epochs=1,
-            min_steps=steps,
-            evaluations=1,
-            gradient_clip=None,
-            accumulate=1,
-            precision="32-true",
-            devices=1,
-            accelerator=accelerator,
-            seed_init=index,
-            seed_order=1000 + index,
-            seed_dropout=2000 + index,
-            objective="val_loss",
-            direction="min",
-            target_metric="val_loss",
-            train_loss=None,
-        )
-        for index in range(width)
-    ]
+    made = short_trials(network, {**data, "drop_last": True}, width, batch_size=batch_size, accelerator=accelerator)
+    return [dataclasses.replace(config, min_steps=steps) for config in made]
 
 
 class ArrayStep:
@@ -175,8 +145,7 @@ def check_capture(captured: ArrayStep, eager: ArrayStep) -> None:
 
 def step_seconds(results: Sequence[SegmentResult], tier: str) -> float:
     """Seconds of training for each step of each member; all must have come to their end in that tier."""
-    wrong = [result for result in results if result.status != "COMPLETE" or result.tags["tier"] != tier]
-    assert not wrong, f"{wrong[0].status} {wrong[0].tags} {wrong[0].reason}"
+    check_trained(results, tier)
     return results[0].seconds / results[0].to_step / (len(results) if tier == "array" else 1)
 
 

@@ -13,9 +13,11 @@ from torch import Generator, Tensor
 
 from models import rng
 from models.config import TrainConfig
-from models.loaders import MemoryBatches, each, permutation
+from models.loaders import permutation
 from models.members import rows_of
+from models.nests import each
 from models.prepared import prepare
+from models.sources import MemoryBatches
 from models.streams import Streams
 from models.train import build_module
 from models.vmapped import OWN, Log, Logged, Stack, Unfusable, call, detach, layout_of, loss_of
@@ -28,7 +30,7 @@ TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Largest difference, relative to the largest number: far above rounding, far below what another computation gives."""
 
 
-TRIES = 3
+TRIES = 10
 """Comparisons before random numbers that were drawn meanwhile are taken for the module's.
 
 Other threads of a Dask worker draw from Python's generator too, now and then; a module draws at every step.

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from models import checkpoint, rng, schedules
+from models import checkpoint, rng
 from models.build import ConfigError, nearest
 from models.config import OWN_OPTIMIZER
 from models.loaders import ForeignLoader, OrderedLoader
 from models.plan import Plan
+from models.plateau import Plateau
 from models.recorder import CHECK_STEPS, Recorder
 from models.segment import Segment, Status
 
@@ -36,11 +37,13 @@ class Conductor:
         self.step = segment.from_step
         self.checkpoint: str | None = None
         self.sha256: str | None = None
+        self.fit: Mapping[str, float] = {}
+        self.gap_reason = ""
         self._until = plan.end_of(segment.until)
         self._points = frozenset(plan.evaluations)
         self._evaluated = segment.from_step
         self._factors: list[float] = plan.factors.tolist()
-        self._plateau = schedules.Plateau(**self.config.schedule_args) if self.config.schedule == "plateau" else None
+        self._plateau = Plateau(**self.config.schedule_args) if self.config.schedule == "plateau" else None
         self._plateau_factor = 1.0
         self.random: dict[str, Any] | None = None
         self._save_after_step = False
@@ -181,6 +184,11 @@ class Conductor:
         """The rate of every step, as far as it is known beforehand."""
         assert self.config.learning_rate is not None, "only the module's own optimizer comes without a rate"
         return [self.config.learning_rate * factor for factor in self._factors]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What is worth a tag on the run, whether the trial trained alone or not."""
+        return {"gap_reason": self.gap_reason} if self.gap_reason else {}
 
     @property
     def plateau_factor(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import importlib.util
 import math
@@ -24,7 +25,7 @@ EVALUATION_BATCH = 1024
 """Validation and test keep no gradients: one large batch size, the same for every trial, makes them cheap."""
 
 
-class SplitData(pl.LightningDataModule):
+class SplitData(pl.LightningDataModule, abc.ABC):
     """Loaders over three map-style datasets, which `load` of a subclass makes once."""
 
     def __init__(self, batch_size: int, *, shuffle: bool = True, drop_last: bool = False) -> None:
@@ -35,9 +36,9 @@ class SplitData(pl.LightningDataModule):
         self.drop_last = drop_last
         self.splits: dict[str, Dataset[Example]] = {}
 
+    @abc.abstractmethod
     def load(self) -> dict[str, Dataset[Example]]:
         """The datasets `train` and, where there are any such examples, `validation` and `test`."""
-        raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         """Load all splits the first time; Lightning calls this before each of fit, validate and test."""

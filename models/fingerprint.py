@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from models.loaders import BatchList, LoaderBatches, MemoryBatches, leaves, size_of
+from models.loaders import BatchList
+from models.nests import leaves, size_of
 from models.prepared import PreparedData
+from models.sources import LoaderBatches, MemoryBatches
 
 DIGEST_LIMIT = 64 << 20
 """Largest data set of which every byte counts, bytes (a third of a second); of a larger one, both ends do."""

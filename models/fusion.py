@@ -10,9 +10,10 @@ from models import rng
 from models.build import ConfigError, find_class, lightning_of
 from models.comparison import layouts_if_equal
 from models.config import TrainConfig, array_key
-from models.loaders import BatchList, MemoryBatches
+from models.loaders import BatchList
 from models.members import DTYPES
 from models.prepared import PreparedData, prepare
+from models.sources import MemoryBatches
 from models.stacked import STACKED
 from models.train import out_of_memory
 from models.vmapped import Unfusable

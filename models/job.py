@@ -33,6 +33,8 @@ class Job:
     """Optimizer steps that it must come to."""
     fingerprint: Mapping[str, Any] | None
     """What the data must be; None: unknown."""
+    code: Mapping[str, Mapping[str, str]] | None = None
+    """What the user's classes must be made of; None: unknown."""
     fit: Fit = "train"
     """On the training set, or on training and validation set together."""
     early_stopping: int | None = None
@@ -42,7 +44,7 @@ class Job:
     accumulate: int | None = None
     """Forward passes to a step; None: as few as keep the search's batch per device."""
     force: bool = False
-    """Whether changed data are accepted."""
+    """Whether changed data and code are accepted."""
     progress: bool = True
     """Whether Lightning draws its bar."""
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
 from models import stacked
-from models.loaders import MemoryBatches, batch_examples, each
 from models.members import DTYPES, Member, batches_of_epoch
+from models.nests import batch_examples, each
 from models.places import solo_loops
 from models.prepared import PreparedData
+from models.sources import MemoryBatches
 from models.streams import Streams
+from models.subset import SEED, train_subset, why_not
 from models.vmapped import Stack, Unfusable
 
 
@@ -37,9 +39,10 @@ class TrialArray(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.members = members
+        self.data = data
         self.stop = stop
         self.config = config = members[0].config
-        place = members[0].generator.device, DTYPES[config.precision]
+        self.place = place = members[0].generator.device, DTYPES[config.precision]
         assert isinstance(data.source, MemoryBatches), "what trains side by side lies in memory"
         self.columns = resident(data.source.columns, *place)
         self.validation_batches = [resident(batch, *place) for batch in data.val_loaders.batches]
@@ -132,20 +135,21 @@ class TrialArray(pl.LightningModule):
         if not due:
             return
         self._stop_clocks()
-        metrics = {name: values.tolist() for name, values in self.logged.items()} | self._validate()
+        evaluated = self._validate(self.validation_batches, self.streams)
+        metrics = {name: values.tolist() for name, values in self.logged.items()} | evaluated
         for index in due:
             conductor = self.live[index].conductor
             conductor.evaluated({name: v[index] for name, v in metrics.items()}, rate=float(rates[index]))
             self.plateau[index] = conductor.plateau_factor
         self._start_clocks()
 
-    def _validate(self) -> dict[str, list[float]]:
+    def _validate(self, batches: Iterable[Any], streams: Streams) -> dict[str, list[float]]:
         """What every member logs in validation: means over its batches, weighted as Lightning does."""
         sums: dict[str, Any] = {}
         weights: dict[str, int] = {}
         with self.stack.evaluating():
-            for index, batch in enumerate(self.validation_batches):
-                logged, sizes = self.stack.validate(batch, index, self.streams)
+            for index, batch in enumerate(batches):
+                logged, sizes = self.stack.validate(batch, index, streams)
                 for name, values in logged.items():
                     weight = sizes[name] or batch_examples(batch)
                     sums[name] = sums.get(name, 0.0) + values * weight
@@ -183,7 +187,24 @@ class TrialArray(pl.LightningModule):
             )
             state = self.stack.state_of(index), self.optimizer.dump(index)
             member.save(*state, loops, float(rates[index]))
+        self._validate_fit([index for index in leaving if self.members[index].conductor.status == "COMPLETE"])
         self._start_clocks()
+
+    def _validate_fit(self, through: Sequence[int]) -> None:
+        """Validate on training examples too, for those who are through; the others never notice."""
+        if not through:
+            return
+        conductors = {index: self.members[index].conductor for index in through}
+        streams = Streams([Generator(self.place[0]).manual_seed(SEED) for _ in self.members])
+        try:
+            with self.stack.buffers_kept():
+                found = self._validate((resident(batch, *self.place) for batch in train_subset(self.data)), streams)
+        except Exception as error:  # As alone.
+            for conductor in conductors.values():
+                conductor.gap_reason = why_not(error)
+            return
+        for index, conductor in conductors.items():
+            conductor.fit = {name: values[index] for name, values in found.items()}
 
     def _read(self) -> None:
         """Tell everyone the losses since the last time: reading them waits for the device."""

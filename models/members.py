@@ -13,12 +13,14 @@ from torch import Generator, Tensor
 
 from models import checkpoint, rng
 from models.conductor import STATE_KEY, Conductor
-from models.loaders import GATHER_LIMIT, OrderedLoader, each, permutation, size_of
+from models.loaders import OrderedLoader, permutation
+from models.nests import each, size_of
 from models.places import place
 from models.plan import plan_training
 from models.prepared import PreparedData
 from models.recorder import Recorder
 from models.segment import Segment, SegmentResult
+from models.sources import GATHER_LIMIT
 from models.train import build_module, build_optimizer
 
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
@@ -120,8 +122,9 @@ class Member:
             seconds=recorder.segment_seconds,
             wall_seconds=time.time() - started,
             examples=recorder.segment_examples,
+            fit=conductor.fit,
             worker=f"{socket.gethostname()}:{os.getpid()}",
-            tags={"tier": "array", "width": str(width), "order": "own", "time_mode": "array"},
+            tags={"tier": "array", "width": str(width), "order": "own", "time_mode": "array", **conductor.tags},
         )
 
 

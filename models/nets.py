@@ -15,74 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.arguments import check_choice, check_count, check_share
-
-ImageNorm = Literal["batch", "group", "none"]
-
-
-class GhostBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm with the statistics of `chunk` examples in training, however large the batch (Hoffer et al. 2017).
-
-    It gives what torch's batch norm gives for one chunk after the other, running statistics included, and has the same
-    `state_dict`; evaluation is the ordinary one. What is left at a batch's end is a chunk of its own if it is more than
-    half a chunk, otherwise it joins the one before: no statistics come from a few examples. A small batch is one chunk.
-    """
-
-    def __init__(self, width: int, *, chunk: int) -> None:
-        super().__init__(width)
-        check_count("chunk", chunk, least=2)
-        self.chunk = chunk
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """[N, width, ...] to the same shape."""
-        self._check_input_dim(inputs)
-        even = even_part(len(inputs), self.chunk) if self.training else 0
-        if not even:
-            return self._together(inputs)
-        if even == len(inputs):
-            return self._in_chunks(inputs)
-        # In this order: the running statistics remember the last chunk best.
-        return torch.cat([self._in_chunks(inputs[:even]), self._together(inputs[even:])])
-
-    def _together(self, inputs: Tensor) -> Tensor:
-        normed: Tensor = super().forward(inputs)
-        return normed
-
-    def _in_chunks(self, inputs: Tensor) -> Tensor:
-        count = len(inputs) // self.chunk
-        # Chunks as further channels: one call for all of them, since at large batches there are many.
-        channels = inputs.unflatten(0, (count, self.chunk)).transpose(0, 1).flatten(1, 2)
-        assert self.running_mean is not None and self.running_var is not None, "made with running statistics"
-        # With a momentum of 1 these become the statistics of each chunk.
-        mean, variance = self.running_mean.repeat(count), self.running_var.repeat(count)
-        scale, shift = self.weight.repeat(count), self.bias.repeat(count)
-        normed = functional.batch_norm(
-            channels, mean, variance, scale, shift, training=True, momentum=1.0, eps=self.eps
-        )
-        self._remember(mean.view(count, -1), variance.view(count, -1))
-        ordered: Tensor = normed.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)
-        return ordered
-
-    def _remember(self, means: Tensor, variances: Tensor) -> None:
-        """Move the running statistics on by those of chunks, [count, width], one after the other."""
-        assert self.momentum is not None and self.num_batches_tracked is not None, "made with running statistics"
-        kept, count = 1 - self.momentum, len(means)
-        ages = torch.arange(count - 1, -1, -1, dtype=means.dtype, device=means.device)
-        shares = (self.momentum * kept**ages).unsqueeze(1)
-        for running, found in ((self.running_mean, means), (self.running_var, variances)):
-            assert running is not None, "made with running statistics"
-            running.mul_(kept**count).add_((shares * found).sum(0))
-        self.num_batches_tracked.add_(count)
-
-    def _check_input_dim(self, inputs: Tensor) -> None:
-        if inputs.ndim < 2:
-            raise ValueError(f"expected inputs [N, width, ...], but got the shape {list(inputs.shape)}")
-
-
-def even_part(examples: int, chunk: int) -> int:
-    """How many of a batch's first examples make chunks of equal size; the others, if any, are one more chunk."""
-    rest = examples % chunk
-    joins = 0 < 2 * rest <= chunk
-    return max(0, examples - rest - chunk * joins)
+from models.norms import ImageNorm, check_ghost_batch, flat_norm, image_norm
 
 
 class MLP(nn.Module):
@@ -104,10 +37,10 @@ class MLP(nn.Module):
             check_count(name, value)
         check_share("dropout", dropout)
         check_choice("norm", norm, ("none", "batch", "layer"))
-        _check_ghost_batch(ghost_batch, norm)
+        check_ghost_batch(ghost_batch, norm)
         layers: list[nn.Module] = [nn.Flatten()]
         for width_in, width_out in itertools.pairwise((features, *hidden)):
-            layers += [nn.Linear(width_in, width_out), _flat_norm(norm, width_out, ghost_batch)]
+            layers += [nn.Linear(width_in, width_out), flat_norm(norm, width_out, ghost_batch)]
             layers += [nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear((features, *hidden)[-1], classes))
 
@@ -133,11 +66,11 @@ class ConvNet(nn.Module):
         super().__init__()
         _check_image_net(channels, width, classes)
         check_choice("norm", norm, ("batch", "group", "none"))
-        _check_ghost_batch(ghost_batch, norm)
+        check_ghost_batch(ghost_batch, norm)
         layers: list[nn.Module] = []
         for stage, (width_in, width_out) in enumerate(itertools.pairwise((channels, width, 2 * width, 4 * width))):
             layers += [nn.MaxPool2d(2)] if stage else []
-            layers += [_convolution(width_in, width_out), _image_norm(norm, width_out, ghost_batch), nn.ReLU()]
+            layers += [_convolution(width_in, width_out), image_norm(norm, width_out, ghost_batch), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(4 * width, classes)
 
@@ -156,10 +89,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             _convolution(width_in, width_out, stride=stride),
-            _image_norm(norm, width_out, ghost_batch),
+            image_norm(norm, width_out, ghost_batch),
             nn.ReLU(),
             _convolution(width_out, width_out),
-            _image_norm(norm, width_out, ghost_batch),
+            image_norm(norm, width_out, ghost_batch),
         )
         same = stride == 1 and width_in == width_out
         self.shortcut = nn.Identity() if same else nn.Conv2d(width_in, width_out, 1, stride=stride, bias=False)
@@ -193,8 +126,8 @@ class ResNet(nn.Module):
         for count in blocks:
             check_count("blocks", count)
         check_choice("norm", norm, ("batch", "group"))
-        _check_ghost_batch(ghost_batch, norm)
-        layers: list[nn.Module] = [_convolution(channels, width), _image_norm(norm, width, ghost_batch), nn.ReLU()]
+        check_ghost_batch(ghost_batch, norm)
+        layers: list[nn.Module] = [_convolution(channels, width), image_norm(norm, width, ghost_batch), nn.ReLU()]
         width_in = width
         for stage, count in enumerate(blocks):
             for block in range(count):
@@ -264,13 +197,8 @@ class Transformer(nn.Module):
     ) -> None:
         """`tied`: the output layer uses the embedding's weights."""
         super().__init__()
-        for name, value in (
-            ("vocabulary", vocabulary),
-            ("context", context),
-            ("width", width),
-            ("depth", depth),
-            ("heads", heads),
-        ):
+        sizes = {"vocabulary": vocabulary, "context": context, "width": width, "depth": depth, "heads": heads}
+        for name, value in sizes.items():
             check_count(name, value)
         check_share("dropout", dropout)
         if width % heads:
@@ -302,27 +230,3 @@ def _check_image_net(channels: int, width: int, classes: int) -> None:
 
 def _convolution(width_in: int, width_out: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(width_in, width_out, 3, stride=stride, padding=1, bias=False)
-
-
-def _check_ghost_batch(ghost_batch: int | None, norm: str) -> None:
-    if ghost_batch is None:
-        return
-    check_count("ghost_batch", ghost_batch, least=2)
-    if norm != "batch":
-        raise ValueError(
-            f"`ghost_batch` must be left out with `norm: {norm}`, which has no statistics of a batch, "
-            f"but got {ghost_batch}. Leave it out, or set `norm: batch`."
-        )
-
-
-def _flat_norm(norm: Literal["none", "batch", "layer"], width: int, ghost_batch: int | None) -> nn.Module:
-    if norm == "batch":
-        return nn.BatchNorm1d(width) if ghost_batch is None else GhostBatchNorm(width, chunk=ghost_batch)
-    return nn.Identity() if norm == "none" else nn.LayerNorm(width)
-
-
-def _image_norm(norm: ImageNorm, width: int, ghost_batch: int | None) -> nn.Module:
-    if norm == "batch":
-        return nn.BatchNorm2d(width) if ghost_batch is None else GhostBatchNorm(width, chunk=ghost_batch)
-    # Eight groups where the width allows it, else as many as divide it.
-    return nn.Identity() if norm == "none" else nn.GroupNorm(math.gcd(8, width), width)

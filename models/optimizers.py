@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from models.config import OWN_OPTIMIZER
-from models.schedules import TRUTH, Domain, interval, mistakes_of_arguments, unknown_name
+from models.domains import TRUTH, Domain, interval, mistakes_of_arguments, unknown_name
 
 if TYPE_CHECKING:
     import torch

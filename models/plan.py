@@ -27,9 +27,10 @@ class Plan:
     """Factor on the peak rate used for each step, shape [total_steps]."""
 
     def end_of(self, progress: float) -> int:
-        """The first evaluation at or past a share of the steps: where a segment up to that rung ends."""
-        goal = progress * self.total_steps
-        return next(step for step in self.evaluations if step >= goal - 1e-9)
+        """The first evaluation at or past a share of the steps, to half a step: where a segment ends there."""
+        # Rounded as the steps of evaluations are: one that is meant to lie at the rung is not missed by half a step.
+        goal = round(progress * self.total_steps)
+        return next(step for step in self.evaluations if step >= goal)
 
 
 def steps_in_epoch(examples: int, batch_size: int, *, accumulate: int, drop_last: bool) -> int:

@@ -11,6 +11,7 @@ from models.fingerprint import fingerprint, hardware
 from models.plan import plan_training
 from models.prepared import prepare
 from models.train import build_module, module_tree
+from models.user_code import sources
 
 
 def check(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def check(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         `mistakes`: one sentence each, none twice; and if there are none, `examples` (size of the training set), `order`
         (`own` or `foreign`), `steps` (batch size as a string to optimizer steps of a whole training) and `origin`: what
-        the best configuration's file says of data and machine.
+        the best configuration's file says of data, code and machine.
     """
     mistakes: list[str] = []
     facts: dict[str, Any] = {"steps": {}}
@@ -32,16 +33,18 @@ def check(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         except Exception as error:  # The user's constructors may raise anything.
             mistakes.append(f"`model` or `data` could not be built: {type(error).__name__}: {error}")
     if not mistakes and configs:
-        facts["origin"] = _origin(TrainConfig.from_json(configs[0]))
+        facts["origin"] = _origin([TrainConfig.from_json(values) for values in configs])
     return {"mistakes": list(dict.fromkeys(mistakes)), **facts}
 
 
-def _origin(config: TrainConfig) -> dict[str, Any]:
-    data = prepare(config)
+def _origin(configs: Sequence[TrainConfig]) -> dict[str, Any]:
+    first, *_ = configs
+    data = prepare(first)
     return {
         "fingerprint": fingerprint(data),
         "drop_last": data.drop_last,
-        "lightning": module_tree(config).__name__,
+        "code": sources(tree for config in configs for tree in (config.model, config.data)),
+        "lightning": module_tree(first).__name__,
         "hardware": hardware(),
     }
 

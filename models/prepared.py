@@ -13,8 +13,9 @@ from torch.utils.data import SequentialSampler
 from models import rng
 from models.build import ConfigError, build, find_class, lightning_of, named_parameters, nearest, takes
 from models.config import TrainConfig
-from models.loaders import Batches, BatchList, ForeignLoader, OrderedLoader, batches_of, in_memory, is_ours
+from models.loaders import BatchList, ForeignLoader, OrderedLoader
 from models.plan import Plan
+from models.sources import Batches, batches_of, in_memory, is_ours
 
 KEPT = 16
 """Data sets kept ready in one process, the least recently used dropped first: one for each batch size of a search."""

@@ -6,36 +6,34 @@ memory that a training ran out of is free again when its process has ended.
 
 from __future__ import annotations
 
-import importlib
-import math
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch.utils.data import ConcatDataset, DataLoader
-
-from models import checkpoint, schedules
-from models.build import ConfigError, wrong_arguments
+from models.build import ConfigError
 from models.checkpoint import CheckpointError
 from models.conductor import lightning_callback
 from models.config import TrainConfig
 from models.fingerprint import fingerprint
-from models.job import BEST, LAST, Factors, Job, Outcome, factors
+from models.job import LAST, Factors, Job, Outcome, factors
+from models.layout import joined, layout, plan_of
 from models.leader import Leader
-from models.loaders import ForeignLoader, OrderedLoader, batches_of, is_ours
-from models.plan import Plan, evaluation_steps, plan_training, steps_in_epoch
+from models.loaders import ForeignLoader, OrderedLoader
+from models.plan import Plan
 from models.prepared import PreparedData, prepare
 from models.recorder import Recorder
 from models.segment import Segment
 from models.shares import ShareLoader
 from models.train import build_module, module_tree, out_of_memory
+from models.trainer import build_trainer
+from models.user_code import changes, sources
 
 NO_NEWS = (
     ".*LeafSpec.*",
@@ -178,13 +176,13 @@ class _Training:
 
 
 def refuse_changes(job: Job, data: PreparedData) -> None:
-    """Raise `ConfigError` if the data are not those that the configuration was found on, or the steps come out others.
+    """Raise `ConfigError` if data or code are not those of the search, or the steps come out others.
 
     A call with `force` accepts them.
     """
     if job.force:
         return
-    now, wrong = fingerprint(data), []
+    now, wrong = fingerprint(data), list(changes(job.code or {}, sources([job.config.model, job.config.data])))
     for name, before in (job.fingerprint or {}).items():
         if before is not None and now[name] != before:
             wrong.append(f"the data have changed since the search: `{name}` was {before}, and is {now[name]} now.")
@@ -193,140 +191,6 @@ def refuse_changes(job: Job, data: PreparedData) -> None:
         wrong.append(f"`budget.steps` must be {plan.total_steps}, as epochs and batch size say, but got {job.steps}.")
     if wrong:
         raise ConfigError("\n".join([*wrong, "Give `--force` to train all the same."]))
-
-
-def plan_of(config: TrainConfig, data: PreparedData) -> Plan:
-    """The training as the search would lay it out."""
-    return plan_training(
-        config, examples=data.examples, drop_last=data.drop_last, steps_per_epoch=data.steps_per_epoch(config)
-    )
-
-
-def layout(job: Job, data: PreparedData, *, accumulate: int) -> Plan:
-    """The plan of a job: on training and validation set together, the steps of the search in fewer epochs.
-
-    Raises:
-        ConfigError: if the batch grows with the epochs, which are then others.
-    """
-    if job.fit == "train":
-        # Where the loader is ours, the steps are the search's, however many passes they take.
-        return plan_of(job.config if data.source is not None else replace(job.config, accumulate=accumulate), data)
-    if job.config.schedule == "batch_growth":
-        raise ConfigError(
-            "`--fit all` must have a fixed batch size, but `batch_growth` lets it grow. Use `--fit train`."
-        )
-    config, steps = job.config, job.steps
-    first = steps_in_epoch(data.examples, config.batch_size, accumulate=config.accumulate, drop_last=data.drop_last)
-    epochs = math.ceil(steps / first)
-    return Plan(
-        batch_sizes=[config.batch_size] * epochs,
-        steps_of_epoch=[first] * epochs,
-        total_steps=steps,
-        evaluations=evaluation_steps(steps, config.evaluations),
-        factors=schedules.factors(config.schedule, config.schedule_args, steps=steps, warmup=config.warmup),
-    )
-
-
-def joined(data: PreparedData) -> PreparedData:
-    """Training and validation set as one training set, nothing left to validate on.
-
-    Raises:
-        ConfigError: if either lies behind a loader that cannot be rebuilt.
-    """
-    train, val = data.train_loader, data.datamodule.val_dataloader()
-    val = val[0] if isinstance(val, list | tuple) and len(val) == 1 else val
-    if data.source is None or not is_ours(val):
-        raise ConfigError(
-            "`--fit all` must have plain DataLoaders over map-style data sets for training and validation, "
-            "but this datamodule has others. Use `--fit train`."
-        )
-    both: Any = ConcatDataset([train.dataset, val.dataset])
-    loader: DataLoader[Any] = DataLoader(
-        both,
-        batch_size=train.batch_size,
-        shuffle=data.shuffle,
-        drop_last=data.drop_last,
-        num_workers=train.num_workers,
-        collate_fn=train.collate_fn,
-        pin_memory=train.pin_memory,
-        worker_init_fn=train.worker_init_fn,
-    )
-    return replace(data, source=batches_of(loader), train_loader=loader, val_loaders=None, examples=len(both))
-
-
-def build_trainer(job: Job, tree: ModuleType, plan: Plan, folder: Path) -> Any:
-    """Lightning's Trainer: its bar, its checkpoint of the best, and whatever the command line passes on.
-
-    Raises:
-        ConfigError: if it does not take an argument.
-    """
-    config = job.config
-    arguments: dict[str, Any] = {
-        "accelerator": config.accelerator,
-        "devices": config.devices,
-        "precision": config.precision,
-        "max_epochs": len(plan.steps_of_epoch),
-        "gradient_clip_val": config.gradient_clip,
-        "reload_dataloaders_every_n_epochs": 1 if config.schedule == "batch_growth" else 0,
-        "callbacks": [*_callbacks(job, tree, folder), *_bar(job, tree, plan)],
-        "plugins": [_checkpoint_plugin(tree)],
-        # The curve is written by us and goes to MLflow from there.
-        "logger": False,
-        "enable_progress_bar": job.progress,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "use_distributed_sampler": False,
-        "default_root_dir": str(folder),
-        **job.trainer,
-    }
-    wrong = list(wrong_arguments(tree.Trainer, job.trainer, where="trainer"))
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    refused = importlib.import_module(f"{tree.__name__}.utilities.exceptions").MisconfigurationException
-    try:
-        return tree.Trainer(**arguments)
-    except (ValueError, TypeError, RuntimeError, refused) as error:
-        raise ConfigError(f"`--trainer` must be what Lightning's Trainer takes, but it says: {error}") from error
-
-
-def _callbacks(job: Job, tree: ModuleType, folder: Path) -> Iterator[Any]:
-    """Nothing is validated where the validation set is trained on: then there is no best, nor a reason to stop."""
-    if job.fit == "all":
-        return
-    watched = {"monitor": job.config.objective, "mode": job.config.direction}
-    yield tree.callbacks.ModelCheckpoint(
-        dirpath=folder,
-        filename=Path(BEST).stem,
-        save_top_k=1,
-        # At every evaluation, which need not come at the end of an epoch.
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-        **watched,
-    )
-    if job.early_stopping is not None:
-        yield tree.callbacks.EarlyStopping(patience=job.early_stopping, check_on_train_epoch_end=False, **watched)
-
-
-def _bar(job: Job, tree: ModuleType, plan: Plan) -> Iterator[Any]:
-    """Lightning's bar, drawn 20 times an epoch, since to draw it at every step takes longer than a small step."""
-    if job.progress:
-        yield tree.callbacks.RichProgressBar(refresh_rate=max(1, plan.steps_of_epoch[0] // 20))
-
-
-def _checkpoint_plugin(tree: ModuleType) -> Any:
-    """A CheckpointIO that writes atomically and reads data only."""
-
-    def save_checkpoint(_: Any, state: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        checkpoint.write(state, str(path))
-
-    def load_checkpoint(_: Any, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        return checkpoint.read(str(path), None)
-
-    def remove_checkpoint(_: Any, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
-
-    methods = {f.__name__: f for f in (save_checkpoint, load_checkpoint, remove_checkpoint)}
-    return type("ProductionCheckpointIO", (tree.plugins.CheckpointIO,), methods)()
 
 
 def best_of(curve: list[dict[str, float]], config: TrainConfig) -> Mapping[str, float]:

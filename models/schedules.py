@@ -6,11 +6,9 @@ returned, of the same shape, is the one used *for* step t. Every share is one of
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any, Literal
@@ -18,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.config import Direction
+from models.domains import TRUTH, Domain, interval, mistakes_of_arguments, optional, unknown_name, whole
+from models.plateau import Plateau
 
 Steps = NDArray[np.int64] | NDArray[np.float64]
 Factors = NDArray[np.float64]
@@ -129,54 +128,6 @@ def growth_plan(args: Mapping[str, Any], *, epochs: int, batch_size: int, train_
     return [round(sizes[grown]) for grown in np.searchsorted(starts, np.arange(epochs), side="right")]
 
 
-@dataclass(kw_only=True, slots=True)
-class Plateau:
-    """The factor of `plateau`: lowered when the objective has not improved for a while (torch's ReduceLROnPlateau).
-
-    Improvement is relative to the best value, as in torch's `rel` mode; `patience` and `cooldown` count evaluations.
-    """
-
-    factor: float = 0.1
-    patience: int = 2
-    """torch's default of 10 would never act in a training of 15 evaluations."""
-    threshold: float = 1e-4
-    cooldown: int = 0
-    lowest: float = 0.0
-    """The factor never falls below this share of the peak rate."""
-    _present: float = field(default=1.0, init=False)
-    _best: float | None = field(default=None, init=False)
-    _bad: int = field(default=0, init=False)
-    _cooling: int = field(default=0, init=False)
-
-    def update(self, value: float, direction: Direction) -> float:
-        """Take in one evaluation and return the factor from here on."""
-        if direction == "min":
-            best = math.inf if self._best is None else self._best
-            better = value < best * (1 - self.threshold)
-        else:
-            best = -math.inf if self._best is None else self._best
-            better = value > best * (1 + self.threshold)
-        self._best = value if better else best
-        self._bad = 0 if better else self._bad + 1
-        if self._cooling > 0:
-            self._cooling -= 1
-            self._bad = 0
-        if self._bad > self.patience:
-            self._present = max(self._present * self.factor, self.lowest)
-            self._cooling, self._bad = self.cooldown, 0
-        return self._present
-
-    def state(self) -> dict[str, float]:
-        """What `load` needs to go on from here."""
-        state: dict[str, float] = {"present": self._present, "bad": self._bad, "cooling": self._cooling}
-        return state if self._best is None else {**state, "best": self._best}
-
-    def load(self, state: Mapping[str, float]) -> None:
-        """Go on from where `state` was taken."""
-        self._present, self._best = state["present"], state.get("best")
-        self._bad, self._cooling = int(state["bad"]), int(state["cooling"])
-
-
 SCHEDULES: Mapping[str, Schedule] = {
     "constant": constant,
     "step": step,
@@ -212,41 +163,6 @@ def arguments(name: str) -> Mapping[str, Any]:
     return {argument.name: argument.default for argument in found if argument.default is not argument.empty}
 
 
-@dataclass(frozen=True, slots=True)
-class Domain:
-    """What an argument may be: the rule, as it ends the sentence "`x` must be ...", and its test."""
-
-    rule: str
-    accepts: Callable[[Any], bool]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def interval(text: str) -> Domain:
-    """The numbers of an interval in its usual notation: `[0, 1)` has 0 and lacks 1."""
-    low, high = (float(end) for end in text[1:-1].split(","))
-    inside = {low: text.startswith("["), high: text.endswith("]")}
-
-    def accepts(value: Any) -> bool:
-        return _is_number(value) and (low < value < high or inside.get(value, False))
-
-    return Domain(f"a number in {text}", accepts)
-
-
-def whole(low: int, high: float = math.inf) -> Domain:
-    """The whole numbers from `low` to `high`."""
-    rule = f"a whole number of at least {low}" if high == math.inf else f"a whole number from {low} to {high}"
-    return Domain(rule, lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high)
-
-
-def optional(domain: Domain) -> Domain:
-    """The same, or null."""
-    return Domain(f"{domain.rule}, or null", lambda value: value is None or domain.accepts(value))
-
-
-TRUTH = Domain("true or false", lambda value: isinstance(value, bool))
 _SHARE, _FINAL, _DROP = interval("(0, 1)"), interval("[0, 1]"), interval("(0, 1]")
 _SHAPE = Domain("linear or 1-sqrt", lambda value: value in ("linear", "1-sqrt"))
 
@@ -292,22 +208,6 @@ def mistakes(name: str, args: Mapping[str, Any], *, where: str) -> Iterator[str]
         yield from _mistakes_of_exponential(args, where=where)
 
 
-def unknown_name(name: str, known: Iterable[str], *, where: str) -> str:
-    """The sentence for a name that does not exist: the nearest one, and all that do."""
-    names = sorted(known)
-    return f"`{where}` must be one of {', '.join(names)}, but got {name!r}.{_nearest(name, names)}"
-
-
-def mistakes_of_arguments(args: Mapping[str, Any], domains: Mapping[str, Domain], *, where: str) -> Iterator[str]:
-    """Yield one sentence for every argument that is unknown or outside its domain."""
-    for name, value in args.items():
-        if name not in domains:
-            known = f"Its arguments are {', '.join(domains)}." if domains else "It takes no arguments."
-            yield f"`{where}.{name}` must be left out: there is no such argument.{_nearest(name, domains)} {known}"
-        elif not domains[name].accepts(value):
-            yield f"`{where}.{name}` must be {domains[name].rule}, but got {value!r}."
-
-
 def _mistakes_of_exponential(args: Mapping[str, Any], *, where: str) -> Iterator[str]:
     in_steps = [name for name in ("rate", "decay_steps") if args.get(name) is not None]
     if len(in_steps) == 1:
@@ -316,11 +216,6 @@ def _mistakes_of_exponential(args: Mapping[str, Any], *, where: str) -> Iterator
         yield f"`{where}.final` must be left out with `rate` and `decay_steps`: they say where the rate ends."
     if not in_steps and args.get("staircase") is True:
         yield f"`{where}.staircase` must be left out without `rate` and `decay_steps`: there are no stairs."
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean `{near[0]}`?" if near else ""
 
 
 def step_at(share: float, total: int) -> int:

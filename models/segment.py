@@ -73,9 +73,11 @@ class SegmentResult:
     """Seconds from the segment's start to its end, everything included."""
     examples: int = 0
     """Examples processed in this segment."""
+    fit: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What validation says, at the end of a complete training, of a fixed subset of the training set."""
     worker: str = ""
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What is worth a tag on the run: `order`, `tier`, `data`."""
+    """What is worth a tag on the run: `order`, `tier`, `gap_reason` (why there is no `fit`)."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for another process or the ledger."""

@@ -1,4 +1,4 @@
-"""How sharp a minimum is, and how far training and validation are apart: diagnostics of one finished training.
+"""How sharp a minimum is: diagnostics of one finished training.
 
 Sharpness is no evidence of generalization: rescaling a network changes it and not what it computes (Dinh et al. 2017),
 and it follows the learning rate more than the generalization (Andriushchenko et al. 2023).
@@ -19,10 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from models import checkpoint, rng
 from models.config import TrainConfig
 from models.frozen import Frozen, derived, told, trainer_for_hooks
-from models.loaders import BatchList, batch_examples, permutation
-from models.prepared import PreparedData, prepare
+from models.loaders import permutation
+from models.prepared import prepare
 from models.seeds import derive
-from models.vmapped import Log, Unfusable, call, plain_attention
+from models.vmapped import plain_attention
 
 RHO = 0.05
 """Length of the step uphill (Foret et al. 2021)."""
@@ -34,7 +34,7 @@ LARGEST = 2048
 """Training examples that the sharpness is measured on, at most."""
 CHUNK = 256
 """Examples in one forward pass, or the training's own batch where that is larger."""
-RESULTS = ("loss", "ascent", "average", "lambda_max", "train_eval_loss", "train_eval_examples", "train_metrics")
+RESULTS = ("loss", "ascent", "average", "lambda_max")
 """What is None where it could not be measured."""
 
 
@@ -148,7 +148,7 @@ def like(parameter: Tensor, generator: Generator) -> Tensor:
 
 
 def diagnose(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure the sharpness of a finished training, and its loss on training examples in evaluation mode.
+    """Measure the sharpness of a finished training.
 
     All trainings on the same data are measured on the same examples.
 
@@ -158,10 +158,7 @@ def diagnose(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         `loss`, of the training step in evaluation mode on `examples` of the training set; there, `ascent` and `average`
-        sharpness and `lambda_max` or None, with `rho`, `sigma`, `draws` and `power_iterations`; `train_eval_loss`, the
-        same loss on as many training examples (`train_eval_examples`) as there are to validate on; `train_metrics`, all
-        that the validation step logs of those: a validation metric less its counterpart here is the generalization
-        gap, also where the training loss differs from the validation loss, as with label smoothing. `batch_size`,
+        sharpness and `lambda_max` or None, with `rho`, `sigma`, `draws` and `power_iterations`. `batch_size`,
         `learning_rate`, `seconds`; `reason` why numbers are missing, or None.
     """
     config = TrainConfig.from_json(values["config"])
@@ -171,7 +168,7 @@ def diagnose(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {**dict.fromkeys(RESULTS), **settings, "reason": None}
     try:
         finished = _Finished(config, values["checkpoint"], values.get("sha256"), most=settings["examples"])
-        found |= finished.sizes
+        found["examples"] = finished.examples
         # Fused attention has no second derivative; the plain one from the start keeps all losses comparable.
         with trainer_for_hooks(config, finished.data, training=False), plain_attention(), sdpa_kernel(SDPBackend.MATH):
             for name, measure in finished.measures(settings).items():
@@ -195,22 +192,15 @@ class _Finished:
         self.chunk = max(CHUNK, config.batch_size // config.accumulate)
         # The same for every trial: the seed names no trial.
         self.order = permutation(self.data.examples, derive("sharpness"), 0)
-        self.sizes = {
-            "examples": min(most, self.data.examples),
-            # The left operand of the generalization gap: as many as there are to validate on.
-            "train_eval_examples": min(validation_examples(self.data), self.data.examples),
-        }
+        self.examples = min(most, self.data.examples)
 
     def measures(self, settings: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
         """What to measure, the most robust first: a module may have no gradient in evaluation mode, or no Hessian."""
-        surface = self.surface(self.sizes["examples"])
-        compared = self.sizes["train_eval_examples"]
+        surface = self.surface()
         ways, starts = (torch.Generator().manual_seed(derive("sharpness", name)) for name in ("average", "power"))
         rho, sigma, draws, iterations = (settings[n] for n in ("rho", "sigma", "draws", "power_iterations"))
         found: dict[str, Callable[[], Any]] = {
             "loss": surface.value,
-            "train_eval_loss": self.surface(compared).value,
-            "train_metrics": lambda: self._metrics(compared),
             "average": lambda: average_sharpness(surface, ways, sigma=sigma, draws=draws),
             "ascent": lambda: ascent_sharpness(surface, rho=rho),
         }
@@ -218,54 +208,16 @@ class _Finished:
             found["lambda_max"] = lambda: largest_curvature(surface, starts, iterations=iterations)
         return found
 
-    def batches(self, count: int) -> Iterator[tuple[float, Any]]:
-        """The first so many examples of the fixed order, in chunks: of each, its share of them, and the batch."""
-        indices = list(self.order[:count].split(self.chunk))
-        batches = self.frozen.batches(indices, seed=derive("sharpness", "items"))
-        for index, batch in zip(indices, batches, strict=True):
-            yield len(index) / count, batch
-
-    def surface(self, count: int) -> Surface:
-        """The loss on the first so many examples."""
+    def surface(self) -> Surface:
+        """The loss on the first examples of the fixed order, in chunks."""
+        indices = list(self.order[: self.examples].split(self.chunk))
 
         def parts() -> Iterator[tuple[float, Tensor]]:
             # What items draw at random, and what a step draws, is the same wherever the weights stand.
             rng.seed_everything(derive("sharpness", "drawn"))
             with self.frozen.buffers_kept():
-                for share, batch in self.batches(count):
-                    yield share, self.frozen.loss(batch)
+                batches = self.frozen.batches(indices, seed=derive("sharpness", "items"))
+                for index, batch in zip(indices, batches, strict=True):
+                    yield len(index) / self.examples, self.frozen.loss(batch)
 
         return Surface(parameters=self.frozen.parameters, parts=parts)
-
-    def _metrics(self, count: int) -> dict[str, float]:
-        """What the validation step logs of training examples, means over them; nothing if it logs as arrays cannot."""
-        module = self.frozen.module
-        silence, sums, weights = module.logged, dict[str, float](), dict[str, int]()
-        try:
-            for _, batch in self.batches(count):
-                module.logged = Log(training=False)
-                with torch.no_grad(), self.frozen.buffers_kept():
-                    call(module, "validation_step", batch, 0)
-                for name, value in module.logged.tensors().items():
-                    weight = module.logged.sizes[name] or batch_examples(batch)
-                    sums[name] = sums.get(name, 0.0) + float(value) * weight
-                    weights[name] = weights.get(name, 0) + weight
-        except Unfusable:
-            return {}
-        finally:
-            module.logged = silence
-        return {name: total / weights[name] for name, total in sums.items()}
-
-
-def validation_examples(data: PreparedData) -> int:
-    """Examples in all validation batches."""
-    loaders = data.val_loaders if isinstance(data.val_loaders, list | tuple) else [data.val_loaders]
-    return sum(_examples_of(loader) for loader in loaders)
-
-
-def _examples_of(loader: Any) -> int:
-    if isinstance(loader, BatchList):
-        return sum(batch_examples(batch) for batch in loader.batches)
-    if hasattr(getattr(loader, "dataset", None), "__len__"):
-        return len(loader.dataset)
-    return sum(batch_examples(batch) for batch in loader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ def stack(kind: str, parameters: Sequence[Tensor], configs: Sequence[TrainConfig
     return STACKED[kind](parameters, configs)
 
 
-class StackedOptimizer:
+class StackedOptimizer(abc.ABC):
     """State and settings of N optimizers of one kind; what each does is torch's, up to rounding."""
 
     slots: tuple[str, ...] = ()
@@ -47,9 +48,9 @@ class StackedOptimizer:
                 self.touched[index] = True
                 self.update(self.parameters[index], gradient, rate, **self.state[index])
 
+    @abc.abstractmethod
     def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
         """Change one stacked parameter and its state in place."""
-        raise NotImplementedError
 
     def kept(self, member: int) -> tuple[str, ...]:
         """The slots that torch would have filled for this member."""

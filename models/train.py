@@ -22,10 +22,12 @@ from models.build import ConfigError, build, find_class, lightning_of
 from models.checkpoint import CheckpointError
 from models.conductor import Conductor, checkpoint_plugin, lightning_callback
 from models.config import OWN_OPTIMIZER, TrainConfig
+from models.machine import machine_tags
 from models.plan import Plan, plan_training
 from models.prepared import PreparedData, prepare
 from models.recorder import Recorder
 from models.segment import Segment, SegmentResult, Status
+from models.subset import SEED, TrainSubset, train_subset, why_not
 
 CHATTERING = [
     f"{package}{part}"
@@ -115,7 +117,16 @@ class _Run:
             recorder.stop_clock()
             if conductor.status == "COMPLETE":
                 conductor.save(trainer)
+                self.validate_fit(trainer, module)
         self.status, self.reason = conductor.status, conductor.reason
+
+    def validate_fit(self, trainer: Any, module: Any) -> None:
+        """Validate on training examples too; the training is over and saved, whatever becomes of this."""
+        assert self.data is not None and self.conductor is not None, "they were there to train"
+        try:
+            self.conductor.fit = validated(trainer, module, train_subset(self.data))
+        except Exception as error:  # A user's validation step may take validation batches only.
+            self.conductor.gap_reason = why_not(error)
 
     def failed(self, error: Exception) -> None:
         """Tell what kind of failure an exception is."""
@@ -153,8 +164,14 @@ class _Run:
             seconds=recorder.segment_seconds if recorder else 0.0,
             wall_seconds=time.perf_counter() - self.clock,
             examples=recorder.segment_examples if recorder else 0,
+            fit=conductor.fit if conductor else {},
             worker=f"{socket.gethostname()}:{os.getpid()}",
-            tags={"tier": "solo", "order": self.data.order} if self.data else {"tier": "solo"},
+            tags={
+                "tier": "solo",
+                **machine_tags(segment.config.accelerator),
+                **({"order": self.data.order} if self.data else {}),
+                **(conductor.tags if conductor else {}),
+            },
         )
 
 
@@ -217,10 +234,22 @@ def build_trainer(config: TrainConfig, tree: ModuleType, conductor: Conductor) -
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        inference_mode=False,  # As in the validation of a training: a step may ask for gradients.
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=tempfile.gettempdir(),
     )
+
+
+def validated(trainer: Any, module: Any, batches: TrainSubset) -> dict[str, float]:
+    """What a trained module logs of other batches in Lightning's own validation, by name."""
+    # The conductor's part is over: this is no evaluation of the training.
+    trainer.callbacks.clear()
+    # Some modules make their layers in it: called again, it would undo the training.
+    module.setup = lambda stage: None
+    rng.seed_everything(SEED)
+    trainer.validate(module, batches, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def one_process(tree: ModuleType) -> Any:

@@ -84,6 +84,16 @@ class Stack:
             for part, training in modes.items():
                 part.training = training
 
+    @contextmanager
+    def buffers_kept(self) -> Iterator[None]:
+        """Put back, afterwards, what steps may have written into the members' buffers."""
+        kept = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        try:
+            yield
+        finally:
+            for name, before in kept.items():
+                self.buffers[name].copy_(before)
+
     def state_of(self, member: int) -> dict[str, Tensor]:
         """The `state_dict` of one member, in ordinary form."""
         # The template's own tells the names, tied ones twice; tensors shared by two names are one in the stack.

@@ -13,6 +13,7 @@ import models
 from models import standalone
 from models.config import TrainConfig
 from models.plan import steps_in_epoch
+from models.user_code import class_paths
 from pipelines.bundle import NAME, MlflowSection, Origin, bundle_of, full_arguments, to_yaml
 from pipelines.recipe import Recipe
 from pipelines.session import versions
@@ -81,18 +82,6 @@ def write_standalone(folder: Path, trial: TrialConfig, result: TrialResult, orig
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return FOLDER
-
-
-def class_paths(tree: Any) -> Iterator[str]:
-    """Every import path in a nest of `class_path`/`init_args`."""
-    if isinstance(tree, Mapping):
-        if isinstance(tree.get("class_path"), str):
-            yield tree["class_path"]
-        for item in tree.values():
-            yield from class_paths(item)
-    elif isinstance(tree, list | tuple):
-        for item in tree:
-            yield from class_paths(item)
 
 
 def _files(config: TrainConfig, noted: Mapping[str, Any], *, what: str, total: int) -> Iterator[tuple[str, str]]:

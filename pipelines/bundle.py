@@ -11,10 +11,12 @@ from typing import Any
 
 from models import optimizers, schedules, standalone
 from models.config import OWN_OPTIMIZER, Accelerator, ClassConfig, DataConfig, MetricsConfig, Precision, TrainConfig
+from pipelines import rules
 from pipelines.recipe_file import RecipeError, error_of
 from pipelines.schema import build
 from pipelines.yaml_source import BAD, read_yaml, write_yaml
 from search.trial import TrialConfig, TrialResult
+from tracking.credentials import without_credentials
 
 VERSION = 1
 """Of the bundle's form; a later version of Regatta reads earlier ones."""
@@ -137,6 +139,8 @@ class Bundle:
     verification: Mapping[str, Any] | None
     """What fresh seeds made of it; null before `regatta verify`."""
     fingerprint: FingerprintSection | None
+    code: Mapping[str, Mapping[str, str]] | None = None
+    """Files and digests, or package and version, of the classes that are not Regatta's; null in bundles of before."""
     hardware: Mapping[str, Any] | None
     """What a worker of the search ran on."""
     versions: Mapping[str, str]
@@ -146,6 +150,8 @@ class Bundle:
 
     def mistakes(self) -> Iterator[str]:
         """Yield one sentence for every rule broken, in a section or between them."""
+        for field in ("name", "study"):
+            yield from rules.mistakes_of_name(field, getattr(self, field))
         yield from self.data.mistakes()
         batch, product = self.batch, self.batch.per_device * self.batch.devices * self.batch.accumulate
         if batch.size != product or min(dataclasses.astuple(batch)) < 1:
@@ -272,9 +278,10 @@ def bundle_of(trial: TrialConfig, result: TrialResult, origin: Origin, *, standa
         ),
         verification=_plain(origin.verification),
         fingerprint=None if found is None else FingerprintSection(**found),
+        code=noted.get("code"),
         hardware=noted.get("hardware"),
         versions=origin.versions,
-        mlflow=origin.mlflow,
+        mlflow=_public(origin.mlflow),
         standalone=standalone_files,
     )
 
@@ -342,6 +349,13 @@ def _close(written: Sequence[float], found: Sequence[float]) -> bool:
     return len(written) == len(found) and all(
         math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in zip(written, found, strict=True)
     )
+
+
+def _public(section: MlflowSection | None) -> MlflowSection | None:
+    """The same without a password: a bundle is passed on."""
+    if section is None or section.uri is None:
+        return section
+    return dataclasses.replace(section, uri=without_credentials(section.uri))
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from pipelines.schema import nearest
+from tracking.credentials import without_credentials
 
 MISTAKE = 2
 """Exit code of a command that was asked wrongly."""
@@ -25,20 +26,28 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _search(argv: Sequence[str]) -> int:
-    from pipelines.recipe import Recipe, load_recipe, to_yaml
+    return _of_recipe("search", argv)
+
+
+def _all(argv: Sequence[str]) -> int:
+    return _of_recipe("all", argv)
+
+
+def _of_recipe(command: str, argv: Sequence[str]) -> int:
+    from pipelines.recipe import Recipe, load_recipe, public, to_yaml
 
     if {"--help", "-h"} & set(argv):
         from pipelines.option_help import help_text
         from pipelines.recipe_file import DEFAULT, ready_recipes
 
-        about = COMMANDS["search"][1]
-        print(help_text(Recipe, command="search", about=about, ready=ready_recipes(), default=DEFAULT), end="")
+        about = COMMANDS[command][1]
+        print(help_text(Recipe, command=command, about=about, ready=ready_recipes(), default=DEFAULT), end="")
         return 0
     recipe = load_recipe([word for word in argv if word != "--print_config"])
     if "--print_config" in argv:
-        print(to_yaml(recipe), end="")
+        print(to_yaml(public(recipe)), end="")
         return 0
-    return _pipeline("search", recipe)
+    return _pipeline(command, recipe)
 
 
 def _export(argv: Sequence[str]) -> int:
@@ -76,13 +85,19 @@ def _train(argv: Sequence[str]) -> int:
         "--fit", choices=("train", "all"), default="train", help="all: on training and validation set together"
     )
     parser.add_argument(
-        "--early_stopping", type=_patience, metavar="PATIENCE", help="evaluations without improvement that end it"
+        "--early_stopping", type=_positive, metavar="PATIENCE", help="evaluations without improvement that end it"
     )
     parser.add_argument(
         "--trainer.KEY", metavar="VALUE", help="an argument of Lightning's Trainer, such as --trainer.devices 2"
     )
     parser.add_argument(
-        "--force", action="store_true", help="train though data have changed, in place of an earlier training"
+        "--force", action="store_true", help="train though data or code have changed, in place of an earlier training"
+    )
+    parser.add_argument(
+        "--registry.promote",
+        choices=("always", "gate", "never"),
+        default="gate",
+        help="when the model becomes champion in MLflow's registry (default: gate, if nothing shows that it is worse)",
     )
     trainer, rest = _trainer_arguments(argv)
     asked = _parsed(parser, rest)
@@ -95,6 +110,7 @@ def _train(argv: Sequence[str]) -> int:
             early_stopping=asked.early_stopping,
             force=asked.force,
             trainer=trainer,
+            promote=getattr(asked, "registry.promote"),
         ),
     )
 
@@ -113,10 +129,36 @@ def _trainer_arguments(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return found, rest
 
 
-def _patience(text: str) -> int:
+def _predict(argv: Sequence[str]) -> int:
+    parser = _parser("predict")
+    parser.add_argument("--input", metavar="FILE", required=True, help="rows of numbers: .npy, .csv or .parquet")
+    parser.add_argument(
+        "--output", metavar="FILE", help="the outputs: .npy, .csv or .parquet (default: NAME.predictions.SUFFIX)"
+    )
+    parser.add_argument(
+        "--model", help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN/NAME or a folder (default: the champion)"
+    )
+    parser.add_argument("--uri", help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or the local store)")
+    parser.add_argument("--batch_size", type=_positive, default=1024, help="rows at a time (default: 1024)")
+    asked = _parsed(parser, argv)
+    from pipelines.run_predict import Request
+
+    return _pipeline("predict", Request(**vars(asked)))
+
+
+def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text!r}")
     return int(text)
+
+
+def _rerun(argv: Sequence[str]) -> int:
+    parser = _parser("rerun")
+    parser.add_argument("run", metavar="RUN", help="the trial's run in MLflow: its id, or at least 6 characters of it")
+    parser.add_argument("--study", help="name of a study; RUN is then the number of one of its trials")
+    parser.add_argument("--uri", help="MLflow tracking URI (default: MLFLOW_TRACKING_URI, or the local store)")
+    arguments = _parsed(parser, argv)
+    return _pipeline("rerun", arguments.run, arguments.study, arguments.uri)
 
 
 def _ui(argv: Sequence[str]) -> int:
@@ -125,14 +167,27 @@ def _ui(argv: Sequence[str]) -> int:
     return _pipeline("ui", _parsed(parser, argv).port)
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    parser = _parser("doctor")
+    parser.add_argument("--address", help="a running Dask scheduler, whose workers are looked at too")
+    return _pipeline("doctor", _parsed(parser, argv).address)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "search": (_search, "Search the batch sizes, learning rates and schedules of a recipe, or go on with the search."),
     "report": (_report, "Write the page that says what a study found, how sure that is, and what to use."),
     "verify": (_verify, "Train the best configurations again on fresh seeds, and say which to use."),
     "train": (_train, "Train the best configuration for production, or go on with that training."),
+    "predict": (
+        _predict,
+        "Predict the rows of a file with the champion of the last study, or another trained model.",
+    ),
+    "rerun": (_rerun, "Train a trial again from its MLflow run, and say whether it comes to the same."),
+    "all": (_all, "Search, report, verify and train a recipe, each only where something has changed."),
     "export": (_export, "Write a study's trials and curves as tables, and its Optuna studies as a database."),
     "sync": (_sync, "Send to MLflow what of a study is not there yet."),
     "ui": (_ui, "Open the MLflow UI on the local store."),
+    "doctor": (_doctor, "Look over packages, devices, memory, disk, ports, studies and MLflow, and say what to do."),
 }
 """Name of a command: what runs it (`pipelines.run_NAME`, once its options are read), and its help."""
 
@@ -143,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except ValueError as error:
-        for line in str(error).splitlines():
+        for line in without_credentials(str(error)).splitlines():
             print(f"regatta: {line}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:

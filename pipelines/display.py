@@ -70,9 +70,16 @@ class Display:
         parts = [f"{done}/{race.study.planned} trials", f"{len(race.running)} running"]
         parts += [
             f"{counts[s]} {word}"
-            for s, word in (("DIVERGED", "diverged"), ("OOM", "out of memory"), ("FAILED", "failed"))
+            for s, word in (
+                ("PRUNED", "pruned"),
+                ("DIVERGED", "diverged"),
+                ("OOM", "out of memory"),
+                ("FAILED", "failed"),
+            )
             if counts[s]
         ]
+        if race.study.resting:
+            parts.insert(2, f"{race.study.resting} waiting at a rung")
         if rate > 0:
             parts.append(f"{rate:,.0f} examples/s")
         left = seconds_left(race)
@@ -145,6 +152,8 @@ def seconds_left(race: Race) -> float | None:
     for study in studies:
         here = taken[study.cell.batch_size]
         left += (study.planned - len(study.results)) * (sum(here) / len(here) if here else mean)
+    # Of what is not asked yet, nobody knows where it will lie.
+    left += (race.study.planned - sum(study.planned for study in studies)) * mean
     return left / max(1, race.slots)
 
 

@@ -56,7 +56,7 @@ def conclude(session: Session, *, complete: bool) -> None:
 
 def measure_best(session: Session, race: Race, executor: Executor) -> None:
     """What the report needs of the best configurations; their checkpoints are needed for nothing else."""
-    with session.console.status("measuring the best configurations: gradient noise, sharpness, generalization"):
+    with session.console.status("measuring the best configurations: gradient noise, sharpness"):
         found = probe(session.study, executor, race.gains, stopping=lambda: bool(session.interrupts))
     if not session.interrupts:
         session.ledger.set_meta("probes", found)

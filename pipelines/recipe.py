@@ -18,12 +18,12 @@ from pipelines.schema import build, shown
 from pipelines.yaml_source import BAD, Draft, Mistake, write_yaml
 from search.config import ClusterConfig, SearchConfig
 from tracking.config import TrackingConfig
+from tracking.credentials import without_credentials
 
-__all__ = ["Recipe", "RecipeError", "from_yaml_text", "load_recipe", "to_yaml"]
+__all__ = ["Recipe", "RecipeError", "from_yaml_text", "load_recipe", "public", "to_yaml"]
 
 _STAND_INS = {"name": "unnamed", "model": {"class_path": "a.Model"}, "data": {"class_path": "a.Data"}}
 _AXES = ("optimizers", "schedules")
-_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +51,8 @@ class Recipe:
         """Yield one sentence for every rule broken, in a section or between them."""
         for name in ("name", "study"):
             value = getattr(self, name)
-            if value is not None and not _SLUG.fullmatch(value):
-                yield (
-                    f"`{name}` must be 1 to 64 lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or "
-                    f"digit, but got {value!r}. It names a folder."
-                )
+            if value is not None:
+                yield from rules.mistakes_of_name(name, value)
         for section in _sections(Recipe):
             found = attrgetter(section)(self).mistakes()
             yield from (rules.under(section, sentence) for sentence in found)
@@ -96,6 +93,15 @@ def from_yaml_text(text: str, source: str) -> Recipe:
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe, every default written out: itself a recipe, which resolves to the same bytes."""
     return write_yaml(dataclasses.asdict(recipe))
+
+
+def public(recipe: Recipe) -> Recipe:
+    """The same without the password that its tracking URI may hold: what is kept with a study is passed on."""
+    uri = recipe.tracking.uri
+    if uri is None:
+        return recipe
+    tracking = dataclasses.replace(recipe.tracking, uri=without_credentials(uri))
+    return dataclasses.replace(recipe, tracking=tracking)
 
 
 def _sections(cls: Any, prefix: str = "") -> Iterator[str]:

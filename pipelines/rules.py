@@ -21,6 +21,18 @@ _GIVEN_BY_USER = {"models.text.Text": "a UTF-8 text file to learn", "models.hub.
 """Datamodules that nothing can be said of before their `path` is given."""
 
 
+_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def mistakes_of_name(field: str, value: str) -> Iterator[str]:
+    """Yield a sentence if a name could not be that of a folder, or would lead out of the state folder."""
+    if not _SLUG.fullmatch(value):
+        yield (
+            f"`{field}` must be 1 to 64 lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or digit, "
+            f"but got {value!r}. It names a folder."
+        )
+
+
 def under(prefix: str, sentence: str) -> str:
     """The sentence with its first name in backticks made a part of `prefix`."""
     return re.sub(r"`([^`]+)`", lambda match: f"`{prefix}.{match[1]}`", sentence, count=1)

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from pipelines.recipe import from_yaml_text
 from tracking.analysis.data import from_remote
+from tracking.credentials import without_credentials
 from tracking.files import announce
 from tracking.ledger import Ledger, driver_lock
 from tracking.place import existing_study, home, study_folder
@@ -50,7 +51,8 @@ def from_mlflow(study: str | None, uri: str, console: Console) -> int:
         with console.status("reading the runs from MLflow"):
             data = from_remote(fetch(study, uri=uri, home=home()))
     except ConnectionError as error:
-        console.print(escape(f"MLflow at {uri} does not answer: {' '.join(str(error).split())}"))
+        said = f"MLflow at {uri} does not answer: {' '.join(str(error).split())}"
+        console.print(escape(without_credentials(said)))
         return 1
     # A name from elsewhere stays within the state folder, whatever is in it.
     folder = study_folder(re.sub(r"[^\w-]+", "_", data.name))

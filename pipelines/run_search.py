@@ -9,12 +9,13 @@ from typing import Any
 
 from rich.markup import escape
 
+from models.user_code import changes
 from pipelines import results
 from pipelines.display import Display, clock
 from pipelines.ending import conclude, measure_best, settle
-from pipelines.interrupts import Interrupts
+from pipelines.limits import Limits
 from pipelines.recipe import Recipe
-from pipelines.session import Session, aim, note, opened, screen, space_of, start_sync, syncing, tiers
+from pipelines.session import Session, aim, begun, note, opened, start_sync, tiers
 from search.audit import audit, summary
 from search.calibration import calibrate
 from search.cluster import connected, dashboard_address
@@ -28,29 +29,20 @@ from tracking.tables import write_tables
 
 def main(recipe: Recipe) -> int:
     """Run or continue the study of a recipe; returns the exit code."""
-    folder, console = study_folder(recipe.study_name), screen()
-    with opened(recipe, folder) as ledger, Interrupts() as interrupts, syncing(recipe, folder) as sync:
-        session = Session(
-            recipe=recipe,
-            folder=folder,
-            study=Study(space_of(recipe)),
-            ledger=ledger,
-            sync=sync,
-            console=console,
-            interrupts=interrupts,
-        )
+    folder = study_folder(recipe.study_name)
+    with opened(recipe, folder) as ledger, begun(ledger, recipe, folder) as session:
         code = 0
         try:
             run(session)
         except SearchFailed as failure:
             code = 1
-            console.print(f"[red]the search cannot go on:[/] {escape(str(failure))}", soft_wrap=True)
+            session.console.print(f"[red]the search cannot go on:[/] {escape(str(failure))}", soft_wrap=True)
             conclude(session, complete=False)
         except BaseException:
             write_tables(folder)
             raise
         settle(session)
-        return interrupts.exit_code or code
+        return session.interrupts.exit_code or code
 
 
 def run(session: Session) -> None:
@@ -69,7 +61,7 @@ def run(session: Session) -> None:
     with connected(recipe.cluster, paths=[os.getcwd()]) as client:
         executor = DaskExecutor(client)
         facts = preflight(executor, study)
-        session.ledger.set_meta("origin", facts["origin"])
+        remember(session, facts["origin"])
         introduce(session, facts, dashboard=dashboard_address(client))
         if recipe.metrics.calibrate and not session.interrupts:
             calibrated(session, executor)
@@ -77,14 +69,26 @@ def run(session: Session) -> None:
             race.gains = measure(executor, study)
             console.print(tiers(race.gains), highlight=False, soft_wrap=True)
         start_sync(session)
-        with Display(console, note=lambda: note(session)) as display:
-            race.run(executor, stopping=lambda: bool(session.interrupts), watch=display.watch)
+        told = train(session, race, executor)
         if study.space.search.audit and not session.interrupts:
             examine(session, executor)
         console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
+        if told:
+            console.print(escape(told), highlight=False, soft_wrap=True)
         conclude(session, complete=not session.interrupts)
         if not session.interrupts:
             measure_best(session, race, executor)
+
+
+def train(session: Session, race: Race, executor: Executor) -> str:
+    """Race until nothing is left, or until a signal or a limit ends it; returns what is to be said of a limit."""
+    limits = Limits(session)
+    with Display(session.console, note=lambda: note(session)) as display:
+        try:
+            race.run(executor, stopping=lambda: bool(session.interrupts) or limits.over(race), watch=display.watch)
+        finally:
+            limits.note()
+    return limits.sentence(race) if limits.reached and not session.interrupts and not race.is_over else ""
 
 
 def calibrated(session: Session, executor: Executor) -> None:
@@ -113,6 +117,18 @@ def examine(session: Session, executor: Executor) -> None:
         found = audit(session.study, executor, folder=str(session.folder / "audit"))
     session.ledger.set_meta("audit", [asdict(difference) for difference in found])
     session.console.print(summary(found, session.recipe.metrics.objective), highlight=False, soft_wrap=True)
+
+
+def remember(session: Session, origin: dict[str, Any]) -> None:
+    """Note what the trials are made of; of code that has changed since the first ones, say so and keep theirs."""
+    before = (session.ledger.meta("origin") or {}).get("code")
+    for sentence in changes(before or {}, origin["code"]) if before is not None else ():
+        session.console.print(
+            f"[yellow]{escape(sentence)}[/] Earlier trials had other code: a new `--study` begins anew.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    session.ledger.set_meta("origin", origin if before is None else {**origin, "code": before})
 
 
 def preflight(executor: Executor, study: Study) -> dict[str, Any]:

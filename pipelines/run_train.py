@@ -21,14 +21,14 @@ from models.config import TrainConfig
 from models.job import BEST, JOB, LAST, METRICS, OUTCOME, Job, Outcome, halved, read_curve, write_json
 from pipelines.bundle import NAME, Bundle, read_bundle
 from pipelines.interrupts import Interrupts
+from pipelines.register import Finished, make_model, register
 from pipelines.session import versions
-from pipelines.training_job import SENT, Request, job_of, resumed, settle, take_back
+from pipelines.training_job import PRODUCTION, SENT, Request, job_of, resumed, run_key, settle, take_back
 from tracking.ledger import driver_lock
 from tracking.place import existing_study, home, study_folder
 from tracking.production import Head, ProductionRun
 from tracking.runs import MlflowWriter, RunStatus
 
-FOLDER = "production"
 POLL = 0.25
 """Seconds between two looks at a training."""
 
@@ -58,7 +58,7 @@ def main(request: Request) -> int:
         raise ValueError(f"there must be a bundle at {path}, but no trial of that study has completed yet.")
     bundle, console = read_bundle(path), Console(soft_wrap=True, highlight=False)
     study = path.absolute().parent if (path.parent / "study.db").exists() else study_folder(bundle.study)
-    folder = study / FOLDER
+    folder = study / PRODUCTION
     asked = job_of(bundle, request)
     folder.mkdir(parents=True, exist_ok=True)
     with driver_lock(folder), ExitStack() as stack:
@@ -171,8 +171,29 @@ def conclude(production: Production, outcome: Outcome) -> int:
     else:
         where = f"; {LAST} and what else there is are in {folder}" if (folder / LAST).exists() else ""
         console.print(f"[red]{outcome.status.lower()}[/] at step {outcome.step:,}: {escape(outcome.reason + where)}")
-    tell(production, outcome)
-    return 0 if outcome.status in ("COMPLETE", "PAUSED") else 1
+    sent = tell(production, outcome)
+    if outcome.status == "COMPLETE":
+        return hand_on(production, sent=sent)
+    return 0 if outcome.status == "PAUSED" else 1
+
+
+def hand_on(production: Production, *, sent: bool) -> int:
+    """Make a model of what was trained and register it, if MLflow has its run; returns the exit code."""
+    console = production.console
+    finished = Finished(
+        bundle=production.bundle,
+        text=production.text,
+        folder=production.folder,
+        promote=production.request.promote,
+    )
+    with console.status("writing the model"):
+        problem = make_model(finished)
+    if problem is not None:
+        console.print(f"[red]no model[/] could be written: {escape(problem)}. The same command tries again.")
+        return 1
+    for sentence in register(finished) if sent else ():
+        console.print(escape(sentence))
+    return 0
 
 
 def sentences(bundle: Bundle, outcome: Outcome, folder: Path) -> Iterator[str]:
@@ -215,6 +236,7 @@ def again(production: Production) -> str:
     words += ["--config", request.config] if request.config else []
     words += ["--fit", request.fit] if request.fit != "train" else []
     words += ["--early_stopping", str(request.early_stopping)] if request.early_stopping is not None else []
+    words += ["--registry.promote", request.promote] if request.promote != "gate" else []
     for name, text in request.trainer.items():
         words += [f"--trainer.{name}", text]
     return shlex.join(words)
@@ -227,7 +249,7 @@ def _mirrored(bundle: Bundle, job: Job, text: str, folder: Path) -> Iterator[Pro
     tags = {"role": "production", "study": bundle.study, "trial": str(bundle.trial), "cell": bundle.cell}
     run = ProductionRun(
         Head(
-            key=f"{job.id}:production",
+            key=run_key(job),
             experiment=mlflow.experiment,
             name=f"train {bundle.name}",
             started=job.started,
@@ -249,11 +271,11 @@ def _params(job: Job) -> dict[str, Any]:
     return {**tree, "fit": job.fit, "early_stopping": job.early_stopping, "trainer": dict(job.trainer)}
 
 
-def tell(production: Production, outcome: Outcome) -> None:
-    """Send MLflow the rest; nothing is lost where it is away, since the same command sends it."""
+def tell(production: Production, outcome: Outcome) -> bool:
+    """Send MLflow the rest; returns whether it has all. Where it is away, the same command sends it."""
     run, folder = production.run, production.folder
     if run is None or (folder / SENT).exists():
-        return
+        return True
     status: RunStatus = {"COMPLETE": "FINISHED", "PAUSED": "KILLED"}.get(outcome.status, "FAILED")  # type: ignore[assignment]
     numbers = {f"result/best_{name}": value for name, value in outcome.best.items() if name != "batch_size"}
     tags = {"status": outcome.status, "reason": outcome.reason, "factors": str(outcome.factors or "")}
@@ -261,6 +283,8 @@ def tell(production: Production, outcome: Outcome) -> None:
     files = {METRICS: (folder / METRICS).read_bytes()} if curve else {}
     sent = run.finish(curve, status=status, numbers={**outcome.numbers, **numbers}, tags=tags, files=files)
     if not sent:
-        production.console.print(escape(f"MLflow has not got everything ({run.problem}): the same command sends it."))
+        lacking = "everything, nor the model" if outcome.status == "COMPLETE" else "everything"
+        production.console.print(escape(f"MLflow has not got {lacking} ({run.problem}): the same command sends it."))
     elif outcome.status == "COMPLETE":
         write_json(folder / SENT, {"status": status})
+    return sent

@@ -17,16 +17,14 @@ from pipelines import results
 from pipelines.best_files import write_best
 from pipelines.display import Display, clock
 from pipelines.ending import settle
-from pipelines.interrupts import Interrupts
 from pipelines.recipe import from_yaml_text
-from pipelines.session import Session, aim, note, screen, space_of, start_sync, syncing, tiers
+from pipelines.session import Session, aim, begun, note, start_sync, tiers
 from search.checkpoints import discard
 from search.cluster import connected
 from search.executors import DaskExecutor, Executor
 from search.gains import measure
 from search.race import Race, SearchFailed
 from search.standings import Outcome, Standing, judge, ties
-from search.study import Study
 from search.trial import recorded
 from search.verification import SEEDS, TOP, Verification, is_tested, on_test_split
 from tracking.files import announce
@@ -48,19 +46,10 @@ def main(study: str | None, top: int = TOP, seeds: int = SEEDS) -> int:
         raise ValueError(f"`top` must be at least 1, but got {top}.")
     if seeds < 2:
         raise ValueError(f"`seeds` must be at least 2 (one training has no spread), but got {seeds}.")
-    folder, console = existing_study(study), screen()
+    folder = existing_study(study)
     with driver_lock(folder), Ledger.open(folder, create=False) as ledger:
         recipe = from_yaml_text(ledger.meta("recipe"), f"the recipe of {folder}")
-        with Interrupts() as interrupts, syncing(recipe, folder) as sync:
-            session = Session(
-                recipe=recipe,
-                folder=folder,
-                study=Study(space_of(recipe)),
-                ledger=ledger,
-                sync=sync,
-                console=console,
-                interrupts=interrupts,
-            )
+        with begun(ledger, recipe, folder) as session:
             return verify(session, top=top, seeds=seeds)
 
 

@@ -15,17 +15,21 @@ from typing import Any
 from rich.console import Console
 
 from pipelines.interrupts import Interrupts
-from pipelines.recipe import Recipe, to_yaml
+from pipelines.recipe import Recipe, public, to_yaml
 from search.gains import Gains
 from search.space import SearchSpace, parameter_names
 from search.study import Study
+from search.tuning import study_of
 from tracking.ledger import Ledger, driver_lock
 from tracking.place import home, write
 from tracking.sync import Sync
 from tracking.view import experiment_tags
 
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
-CHANGEABLE = ("trials", "refine", "extend", "keep_checkpoints", "segment_seconds", "arrays", "audit", "probes")
+CHANGEABLE = (
+    *("trials", "refine", "extend", "seconds", "examples"),
+    *("keep_checkpoints", "segment_seconds", "arrays", "audit", "probes"),
+)
 """Settings of a search that may change when its study goes on; everything else decides what a trial is."""
 WIDTH = 120
 """Columns where there is no terminal."""
@@ -79,13 +83,13 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ledger.set_meta("study", folder.name)
         ledger.set_meta("experiment", recipe.tracking.experiment or recipe.name)
         ledger.set_meta("metrics", asdict(recipe.metrics))
-        ledger.set_meta("recipe", to_yaml(recipe))
+        ledger.set_meta("recipe", to_yaml(public(recipe)))
         ledger.set_meta("params", space)
         ledger.set_meta("tags", {**versions(), "mlflow.source.name": "regatta search"})
         ledger.set_meta("view", view(recipe))
         ledger.set_meta("bounds", bounds(recipe))
         ledger.set_meta("status", "RUNNING")
-        write(folder / "recipe.yaml", to_yaml(recipe))
+        write(folder / "recipe.yaml", to_yaml(public(recipe)))
         try:
             yield ledger
         except BaseException:
@@ -152,6 +156,21 @@ def syncing(recipe: Recipe, folder: Path) -> Iterator[Sync | None]:
         yield sync
     finally:
         sync.close()
+
+
+@contextmanager
+def begun(ledger: Ledger, recipe: Recipe, folder: Path) -> Iterator[Session]:
+    """A call on the study of an open ledger: signals are noted, and MLflow has its writer, until it ends."""
+    with Interrupts() as interrupts, syncing(recipe, folder) as sync:
+        yield Session(
+            recipe=recipe,
+            folder=folder,
+            study=study_of(space_of(recipe)),
+            ledger=ledger,
+            sync=sync,
+            console=screen(),
+            interrupts=interrupts,
+        )
 
 
 def aim(session: Session) -> None:

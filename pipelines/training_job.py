@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from models.job import BEST, JOB, LAST, METRICS, OUTCOME, Fit, Job
 from pipelines.bundle import Bundle
+from pipelines.schema import nearest
 from pipelines.yaml_source import BAD, read_yaml
+from tracking.gate import Promote
 
+PRODUCTION = "production"
+"""The folder of a study's production training."""
 ASIDE = "before"
 """The folder of an earlier training while the one that `--force` puts in its place is under way."""
 SENT = "mlflow.json"
 """The file that says that MLflow has all of a training."""
-KEPT = (JOB, OUTCOME, LAST, BEST, METRICS, SENT)
+MODEL = "model"
+"""The folder of the MLflow model that a complete training becomes."""
+REGISTERED = "registered.json"
+"""The file that says which version in MLflow's registry that is."""
+KEPT = (JOB, OUTCOME, LAST, BEST, METRICS, SENT, MODEL, REGISTERED)
 
 REFUSED = {
     **dict.fromkeys(
@@ -41,6 +51,8 @@ REFUSED = {
     "use_distributed_sampler": "every step is shared out among the devices anyway",
 }
 """Arguments of the Trainer that a production training does not take, and why."""
+TRAINERS = {"pytorch_lightning": "trainer/trainer.py", "lightning": "pytorch/trainer/trainer.py"}
+"""Where the class lies in each of Lightning's two packages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +66,8 @@ class Request:
     force: bool
     trainer: Mapping[str, str]
     """Arguments of Lightning's Trainer by name, as they were typed."""
+    promote: Promote = "gate"
+    """When the model becomes champion: always, if nothing shows that it is worse than the present one, or never."""
 
 
 def job_of(bundle: Bundle, request: Request) -> Job:
@@ -62,7 +76,7 @@ def job_of(bundle: Bundle, request: Request) -> Job:
     Raises:
         ValueError: with one sentence for every argument that it cannot take.
     """
-    given, mistakes = dict[str, Any](), list[str]()
+    given, mistakes = dict[str, Any](), list(unknown_arguments(request.trainer))
     for name, text in request.trainer.items():
         draft = read_yaml(text, lambda _line: "the command line")
         if name in REFUSED:
@@ -86,6 +100,7 @@ def job_of(bundle: Bundle, request: Request) -> Job:
         config=replace(config, precision=precision),
         steps=bundle.budget.steps,
         fingerprint=None if bundle.fingerprint is None else asdict(bundle.fingerprint),
+        code=bundle.code,
         fit=request.fit,
         early_stopping=request.early_stopping,
         trainer=given,
@@ -93,6 +108,33 @@ def job_of(bundle: Bundle, request: Request) -> Job:
         force=request.force,
         progress=progress,
     )
+
+
+def unknown_arguments(names: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for every name that is no argument of Lightning's Trainer."""
+    known = trainer_arguments() if names else []
+    for name in names:
+        if known and name not in known:
+            yield f"`--trainer.{name}` is not an argument of Lightning's Trainer{nearest(name, known)}"
+
+
+def trainer_arguments() -> list[str]:
+    """The names that the Trainer of either package takes, read from its source: its import takes seconds."""
+    names: list[str] = []
+    for package, file in TRAINERS.items():
+        spec = find_spec(package)
+        folders = (spec.submodule_search_locations if spec else None) or ()
+        for source in (path for folder in folders if (path := Path(folder) / file).is_file()):
+            tree = ast.parse(source.read_text(encoding="utf-8"))
+            trainer = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Trainer")
+            init = next(node for node in trainer.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+            names += [argument.arg for argument in (*init.args.args[1:], *init.args.kwonlyargs)]
+    return list(dict.fromkeys(names))
+
+
+def run_key(job: Job) -> str:
+    """By which the job's run in MLflow is found, and the model that comes of it."""
+    return f"{job.id}:production"
 
 
 def resumed(asked: Job, folder: Path, *, force: bool) -> Job:
@@ -154,6 +196,7 @@ def settle(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
+    shutil.rmtree(folder / MODEL, ignore_errors=True)
     for name in KEPT:
         (folder / name).unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, metadata
@@ -23,11 +24,13 @@ from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlu
 from distributed.utils import LoopRunner
 
 import models
-from search.config import ClusterConfig
+from search.config import TLS, ClusterConfig
 
 LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 30
+END_SECONDS = 2.0
+"""How long to wait for the exit code of a worker that is known to be lost."""
 PACKAGES = ("torch", "pytorch-lightning", "distributed")
 SETTINGS = {
     "distributed.worker.daemon": False,  # A daemonic worker may not start the worker processes of a DataLoader.
@@ -71,6 +74,31 @@ class WorkerSetup(WorkerPlugin):
         import_module("models.memory").keep_freed_memory()
 
 
+class Watched(Nanny):
+    """The parent of a worker process, which remembers how that and those before it ended."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.ends: dict[str, int] = {}
+
+    def _on_worker_exit_sync(self, exitcode: int) -> None:
+        self.ends[str(self.worker_address)] = exitcode
+        super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
+
+
+def end_of(client: Client, worker: str) -> str:
+    """How the process of a lost worker ended, in a word; of one that another machine has started, nothing is known."""
+    nannies = list(getattr(client.cluster, "workers", {}).values())
+    # The scheduler may hear of it a moment before the parent does.
+    last = time.monotonic() + END_SECONDS
+    while nannies and time.monotonic() < last:
+        code = next((nanny.ends[worker] for nanny in nannies if worker in nanny.ends), None)
+        if code is not None:
+            return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        time.sleep(0.01)
+    return "unknown"
+
+
 @contextmanager
 def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
     """A client whose workers have passed the preflight.
@@ -92,7 +120,28 @@ def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
                 yield _checked(client, paths=paths, threads=threads)
 
 
+def examined(address: str) -> dict[str, tuple[list[str], float]]:
+    """Every worker of a running scheduler: how it differs and must not, and seconds by which its clock is ahead.
+
+    Raises:
+        ValueError: if the scheduler cannot be reached.
+    """
+    with dask.config.set(SETTINGS), _remote(address) as client:
+        facts: Mapping[str, Any] = client.run(eval, FACTS % (PACKAGES,))
+        return {worker: (list(differences(worker, found)), _ahead(client, worker)) for worker, found in facts.items()}
+
+
+def _ahead(client: Client, worker: str) -> float:
+    """Seconds, as good as half the time that the question takes."""
+    asked = time.time()
+    there: float = client.run(eval, "__import__('time').time()", workers=[worker])[worker]
+    return there - (asked + time.time()) / 2
+
+
 def _remote(address: str) -> Client:
+    certificates = [dask.config.get(f"distributed.comm.tls.{name}", None) for name in ("ca-file", "client.cert")]
+    if address.startswith("tls://") and None in certificates:
+        raise ValueError(f"`cluster.address` must be left out without certificates, but got {address!r}. {TLS}")
     try:
         return Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
@@ -130,6 +179,8 @@ def cores_allowed() -> int:
 @contextmanager
 def _local(workers: list[dict[str, str]], *, dashboard: bool) -> Iterator[SpecCluster]:
     runner = _deaf_loop()
+    # That a task has lost its workers becomes the reason of its trial; as a line of a log it would break the display.
+    logging.getLogger("distributed.scheduler").setLevel(logging.CRITICAL)
     with SpecCluster(
         loop=runner.loop,
         scheduler={
@@ -141,7 +192,7 @@ def _local(workers: list[dict[str, str]], *, dashboard: bool) -> Iterator[SpecCl
                 "dashboard_address": f"{LOOPBACK}:{_free_port(DASHBOARD_PORT)}",
             },
         },
-        workers={index: {"cls": Nanny, "options": {**WORKER, "env": env}} for index, env in enumerate(workers)},
+        workers={index: {"cls": Watched, "options": {**WORKER, "env": env}} for index, env in enumerate(workers)},
         silence_logs=logging.ERROR,
         name="regatta",
     ) as cluster:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from search.promotion import Rule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,12 +109,40 @@ class LearningRateConfig:
             yield f"`reference_batch_size` must be at least 1, but got {self.reference_batch_size}."
 
 
+SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "qmc", "random", "grid")
+"""Samplers by name; any other is an import path."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromotionConfig:
+    """At which rungs trials pause, and which of them go on; for the strategy `tune`."""
+
+    rule: Rule = "halving"
+    """Which paused trials go on: halving, hyperband, median; none: every trial is trained to its end."""
+    eta: int = 3
+    """One of so many goes on from a rung, which lies at so many times the progress of the one before."""
+    rungs: int = 2
+    """How many: 2 with `eta: 3` lie at 1/9 and 1/3 of the training."""
+    within: Sequence[Literal["batch_size", "optimizer", "schedule"]] = ("batch_size", "optimizer", "schedule")
+    """Only trials that agree in these are compared: half-way, a schedule that decays late looks worse than it is, and
+    so does a large batch."""
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield one sentence for every rule broken; names are relative to this object."""
+        for name, least in (("eta", 2), ("rungs", 1)):
+            if getattr(self, name) < least:
+                yield f"`{name}` must be at least {least}, but got {getattr(self, name)}."
+        if len(set(self.within)) < len(self.within):
+            yield f"`within` must name each at most once, but got {list(self.within)}."
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
     """The grid of cells, what is sampled in each, and how many trials."""
 
-    strategy: Literal["compare"] = "compare"
-    """`compare`: a grid of cells, each with its own Optuna study and the same number of trials."""
+    strategy: Literal["compare", "tune"] = "compare"
+    """`compare`: a grid of cells, each with its own Optuna study and the same number of trials. `tune`: one study over
+    all of it, for the best configuration."""
     batch_sizes: Sequence[int] = (16, 32, 64, 128, 256, 512)
     """Batch sizes of the grid, examples per optimizer step."""
     optimizers: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"sgd": {}})
@@ -120,11 +152,21 @@ class SearchConfig:
     learning_rate: LearningRateConfig = field(default_factory=LearningRateConfig)
     """The range of the peak learning rate."""
     trials: int = 12
-    """Quasi-random trials in each cell."""
+    """Quasi-random trials in each cell; with `tune`, all trials."""
     refine: int = 2
-    """Trials in each cell around the best, once the quasi-random ones have ended."""
+    """Trials in each cell around the best, once the quasi-random ones have ended; not with `tune`."""
     extend: bool = True
     """Whether a cell whose best lies at an edge of its range is extended, once."""
+    sampler: str = "tpe"
+    """Who proposes with `tune`: tpe, gp, cmaes, nsga2, qmc, random, grid, or the import path of an Optuna sampler."""
+    sampler_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of that sampler."""
+    promotion: PromotionConfig = field(default_factory=PromotionConfig)
+    """Which trials are trained to their end with `tune`."""
+    seconds: float | None = None
+    """Seconds of search after which running trials pause and the search ends; with more, it goes on. null: no limit."""
+    examples: int | None = None
+    """Examples trained on, by all trials together, after which it ends likewise; null: no limit."""
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """More to search: dotted name (`model.init_args.width`) to range."""
     seed: int = 0
@@ -151,8 +193,15 @@ class SearchConfig:
                 yield f"`{name}` must have at least one entry, but it is empty."
         if not 0.0 <= self.audit <= 1.0:
             yield f"`audit` must be a share in [0, 1], but got {self.audit}."
-        if not 0 < self.segment_seconds < float("inf"):
-            yield f"`segment_seconds` must be greater than 0, but got {self.segment_seconds}."
+        if self.sampler not in SAMPLERS and "." not in self.sampler:
+            yield f"`sampler` must be one of {', '.join(SAMPLERS)}, or an import path, but got {self.sampler!r}."
+        yield from self._mistakes_of_limits()
+
+    def _mistakes_of_limits(self) -> Iterator[str]:
+        for name in ("segment_seconds", "seconds", "examples"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                yield f"`{name}` must be greater than 0, but got {value}."
 
     def _mistakes_of_batch_sizes(self) -> Iterator[str]:
         for size in self.batch_sizes:
@@ -171,7 +220,8 @@ class ClusterConfig:
     per_gpu: int = 1
     """Workers that share one GPU."""
     address: str | None = None
-    """Address of a running Dask scheduler (`tcp://host:8786`); null: workers of this machine."""
+    """Address of a running Dask scheduler: `tcp://127.0.0.1:8786`, on another machine `tls://host:8786`; null: workers
+    of this machine."""
     dashboard: bool = True
     """Whether Dask's dashboard is served, on 127.0.0.1."""
 
@@ -183,3 +233,25 @@ class ClusterConfig:
             yield f"`per_gpu` must be at least 1, but got {self.per_gpu}."
         if self.address is not None and self.workers is not None:
             yield "`workers` must be left out with `address`: a running scheduler has its own."
+        if self.address is not None and is_open(self.address):
+            yield (
+                f"`address` must begin with `tls://` beyond this machine, but got {self.address!r}: whoever reaches a "
+                f"scheduler without TLS runs code as you. {TLS}"
+            )
+
+
+TLS = (
+    "Give Dask certificates on every machine (`distributed.comm.tls` in ~/.config/dask/distributed.yaml: ca-file, and "
+    "cert and key for scheduler, worker and client), or reach the scheduler through an SSH tunnel to tcp://127.0.0.1."
+)
+
+
+def is_open(address: str) -> bool:
+    """Whether others could read or write what goes to an address: it is no loopback, and has no TLS."""
+    try:
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        if parts.scheme == "tls" or parts.hostname == "localhost":
+            return False
+        return not ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:  # A name, which may mean any machine.
+        return True

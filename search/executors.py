@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from distributed import Client, Future, KilledWorker
+from distributed import Client, Future, KilledWorker, get_worker
 
 from models.segment import Segment, SegmentResult
+from search.cluster import end_of
 
 TRAIN = "models.train.train_segment"
 """The function that trains a segment, by name: the driver of a search does not import torch."""
@@ -19,6 +20,8 @@ TRAIN_ARRAY = "models.array.train_array"
 """The function that trains several segments side by side."""
 IN_FLIGHT = 2
 """Tasks handed out per worker: one runs while the next one already waits there."""
+BEGUN = "regatta-begun"
+"""Dask's topic under which workers say which task they begin."""
 
 _stop = threading.Event()
 """Set in a worker process when running segments should end at their next step."""
@@ -206,7 +209,7 @@ class DaskExecutor:
         self._submitted += 1
         key = f"segment-{segments[0].trial}-{segments[0].from_step}-{self._submitted}"
         payloads = [segment.to_json() for segment in segments]
-        future = self._client.submit(run_segments, self._function, payloads, key=key, pure=False)
+        future = self._client.submit(_begin, self._function, payloads, key=key, pure=False)
         self._running[key] = (future, segments)
         future.add_done_callback(lambda done: self._done.put(done.key))
 
@@ -226,9 +229,18 @@ class DaskExecutor:
             if gathered[key] is not None:
                 results.extend(SegmentResult.from_json(value) for value in gathered[key])
             else:
-                reason = _reason(future)
+                reason = self._reason(future, alone=len(segments) == 1)
                 results.extend(failed(segment, reason) for segment in segments)
         return results
+
+    def _reason(self, future: Future[Any], *, alone: bool) -> str:
+        error = future.exception() if future.status == "error" else None
+        if not isinstance(error, KilledWorker):
+            return f"lost_worker: {future.status}" if error is None else f"lost_worker: {type(error).__name__}: {error}"
+        # Dask blames all that a dead worker had. What only waited there, or trained beside others, is tried again.
+        begun = [key for _, key in self._client.get_events(BEGUN)].count(future.key)
+        kind, last = "crash" if alone and begun > 1 else "lost_worker", error.last_worker.address
+        return f"{kind}: two workers that had it died, the last one at {last} ({end_of(self._client, last)})"
 
     @property
     def tasks(self) -> int:
@@ -254,12 +266,11 @@ class DaskExecutor:
         return None if self._client.status in ("running", "connecting") else f"the Dask client is {self._client.status}"
 
 
+def _begin(function: str, payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    worker = get_worker()
+    worker.log_event(BEGUN, worker.get_current_task())
+    return run_segments(function, payloads)
+
+
 def _call(function: str, payload: Any) -> Any:
     return find(function)(payload)
-
-
-def _reason(future: Future[Any]) -> str:
-    error = future.exception() if future.status == "error" else None
-    if isinstance(error, KilledWorker):
-        return f"lost_worker: two workers died while they ran it, the last one at {error.last_worker.address}"
-    return f"lost_worker: {future.status}" if error is None else f"lost_worker: {type(error).__name__}: {error}"

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import optuna
 
 from search.space import SearchSpace
-from search.study import CellStudy, Study
+from search.study import CellStudy
 from search.trial import recorded
+from search.tuning import study_of
 from tracking.ledger import Ledger
 
 FILE = "optuna.db"
@@ -20,7 +21,7 @@ def export(ledger: Ledger, space: SearchSpace, folder: Path) -> int:
 
     Incremental: trials already written are left as they are. A trial that has not ended is left out for now.
     """
-    study = Study(space)
+    study = study_of(space)
     study.restore(recorded(ledger.trials()))
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
     try:

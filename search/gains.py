@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -59,11 +58,7 @@ def measure(executor: Executor, study: Study) -> Gains:
     search = study.space.search
     if search.arrays == "off":
         return Gains()
-    planned: Counter[Kind] = Counter()
-    first: Counter[Kind] = Counter()
-    for cell in study.cells.values():
-        planned[cell.cell.kind] += cell.planned
-        first[cell.cell.kind] += len(cell.explorations())
+    planned, first = study.planned_by_kind(), study.first_by_kind()
     required = search.arrays == "require"
     reasons = {kind: "too few trials share its shape" for kind in planned if planned[kind] < FEWEST and not required}
     cells = {cell.cell.kind: cell for cell in study.cells.values() if cell.cell.kind not in reasons}

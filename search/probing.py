@@ -23,8 +23,8 @@ def probe(study: Study, executor: Executor, gains: Gains, *, stopping: Callable[
 
     Returns:
         `steps`: seconds of a step alone by "batch size-optimizer"; `noise`: the gradient noise scale along the best
-        configuration's training; `sharpness`: of each cell's best, with its loss on training examples (the
-        generalization gap's other half); `memory` by batch size, and the `largest` batch that fits.
+        configuration's training; `sharpness`: of each cell's best; `memory` by batch size, and the `largest` batch that
+        fits.
     """
     found: Found = {"steps": {f"{size}-{name}": seconds for (size, name), seconds in gains.step_seconds.items()}}
     wanted = study.space.search.probes

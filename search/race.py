@@ -82,6 +82,7 @@ class Race:
 
     def fill(self, executor: Executor) -> None:
         """Keep every worker busy: paused trials first, then new ones."""
+        self.promote()
         free = max(0, executor.capacity - executor.tasks)
         packs = pack(self.waiting, width=self.width_of)
         fresh: list[TrialConfig] = []
@@ -96,6 +97,25 @@ class Race:
             executor.submit(segments)
         self.waiting = deque(segment for segments in packs[free:] for segment in segments)
 
+    def promote(self) -> None:
+        """Let trials that wait at a rung go on, where they may; with nothing else left to do, end the others."""
+        idle = not self.running and not self.waiting and not self.study.may_ask
+        numbers = self.study.promoted(idle=idle)
+        self.waiting.extend(self.next_segment(self.trials[n], self.segments[n][-1]) for n in numbers)
+        if idle and not numbers:
+            for number in self.study.given_up():
+                self.prune(number)
+
+    def prune(self, number: int) -> None:
+        """End a trial at the rung that it has waited at."""
+        trial, segments = self.trials[number], self.segments.pop(number)
+        result = self.gains.timed(trial, summarise(number, segments, self.study.space.metrics))
+        why = f"not promoted at {segments[-1].to_step / segments[-1].total_steps:.0%} of its training"
+        result = replace(result, reason=why, checkpoint=None)
+        if self.ledger.finish(result.to_json()):
+            self.study.tell(trial, result)
+        discard(segments[-1].checkpoint)
+
     def width_of(self, segment: Segment) -> int:
         """How many trials like this one train side by side; what has failed once is tried again alone."""
         kind = (segment.config.batch_size, segment.config.optimizer)
@@ -107,6 +127,7 @@ class Race:
         return Segment(
             trial=trial.number,
             config=trial.train,
+            until=self.study.until(trial, 0.0),
             folder=self.folder,
             max_seconds=self.study.space.search.segment_seconds,
         )
@@ -117,6 +138,7 @@ class Race:
         return replace(
             self.first_segment(trial),
             from_step=done.to_step,
+            until=self.study.until(trial, done.to_step / done.total_steps),
             checkpoint=done.checkpoint,
             sha256=done.sha256,
             max_seconds=max(self.study.space.search.segment_seconds, OVERHEAD * overhead),
@@ -144,7 +166,9 @@ class Race:
         if self.ledger.record(result.to_json()):
             self.segments[result.trial].append(result)
             discard(segment.checkpoint)
-        self.waiting.appendleft(self.next_segment(self.trials[result.trial], self.segments[result.trial][-1]))
+        trial, segments = self.trials[result.trial], self.segments[result.trial]
+        if not self.study.reaches(trial, segments):
+            self.waiting.appendleft(self.next_segment(trial, segments[-1]))
 
     def again(self, segment: Segment, kind: str) -> Segment:
         """The same segment; or, if its checkpoint is lost, the trial from its start, which comes to the same."""
@@ -162,6 +186,7 @@ class Race:
         result = self.gains.timed(trial, summarise(trial.number, [*earlier, last], self.study.space.metrics))
         kept = {best.number for best in self.study.keepers(self.keep)}
         self.ledger.record(last.to_json(), result.to_json())
+        self.study.reaches(trial, [*earlier, last])
         self.study.tell(trial, result)
         now_kept = {best.number for best in self.study.keepers(self.keep)}
         if earlier:
@@ -199,17 +224,21 @@ class Race:
         self.trials = {trial.number: trial for trial, _ in known}
         self.study.restore(known)
         for trial, result in known:
-            if result is None and trial.cell in self.study.cells:
-                self.resume(trial)
+            if trial.cell in self.study.cells and (result is None or trial.point):
+                self.resume(trial, ended=result is not None)
         # A driver that was killed has left what it had not yet heard of, or not yet removed.
         ends = [segment.checkpoint for segment in self.waiting]
+        ends += [segments[-1].checkpoint for segments in self.segments.values() if segments]
         sweep(self.folder, keep=[*ends, *(best.checkpoint for best in self.study.keepers(self.keep))])
 
-    def resume(self, trial: TrialConfig) -> None:
-        """Put a trial that had not ended back in line."""
-        done = self.ledger.segments(trial.number)
-        self.segments[trial.number] = [SegmentResult.from_json(segment) for segment in done]
-        if done:
-            self.waiting.append(self.next_segment(trial, self.segments[trial.number][-1]))
-        else:
+    def resume(self, trial: TrialConfig, *, ended: bool) -> None:
+        """Put a trial that had not ended back in line, or to rest where it waited; of others, note how they went."""
+        segments = [SegmentResult.from_json(segment) for segment in self.ledger.segments(trial.number)]
+        waits = bool(segments) and self.study.reaches(trial, segments)
+        if ended:
+            return
+        self.segments[trial.number] = segments
+        if not segments:
             self.waiting.append(self.first_segment(trial))
+        elif not waits:
+            self.waiting.append(self.next_segment(trial, segments[-1]))

@@ -89,15 +89,7 @@ class SearchSpace:
         """The training of one trial; its seeds come from (study seed, cell, index)."""
         search, training, metrics = self.search, self.training, self.metrics
         own = {name: sampled.get(f"training.{name}", getattr(training, name)) for name in TRAINING_PARAMETERS}
-        trees = {"model": {"init_args": self.model.init_args}, "data": {"init_args": self.data.init_args}}
-        trees = copy.deepcopy(trees)
-        for name, value in sampled.items():
-            if name.startswith(("model.", "data.")):
-                set_dotted(trees, name, value)
-        seeds = {
-            f"seed_{source}": derive(search.seed, training.seed, cell.name, index, source)
-            for source in ("init", "order", "dropout")
-        }
+        trees = self._trees(sampled)
         return TrainConfig(
             model={"class_path": self.model.class_path, **trees["model"]},
             data={"class_path": self.data.class_path, "batch_size_arg": self.data.batch_size_arg, **trees["data"]},
@@ -119,8 +111,21 @@ class SearchSpace:
             target_metric=metrics.target_name,
             train_loss=metrics.train_loss,
             **own,
-            **seeds,
+            **{
+                f"seed_{source}": derive(search.seed, training.seed, cell.name, index, source)
+                for source in ("init", "order", "dropout")
+            },
         )
+
+    def _trees(self, sampled: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The arguments of model and data, what was sampled in its place; the recipe's own are not written to."""
+        trees = copy.deepcopy(
+            {"model": {"init_args": self.model.init_args}, "data": {"init_args": self.data.init_args}}
+        )
+        for name, value in sampled.items():
+            if name.startswith(("model.", "data.")):
+                set_dotted(trees, name, value)
+        return trees
 
     def _optimizer_args(self, cell: Cell, sampled: Mapping[str, Any]) -> dict[str, Any]:
         given = _arguments("optimizer", self.search.optimizers[cell.optimizer], sampled)

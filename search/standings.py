@@ -13,7 +13,7 @@ from search.race import SearchFailed
 from search.trial import TrialResult
 from search.verification import Finalist, Verification, came_to, deviation
 from tracking.analysis.convergence import PER_STEP
-from tracking.analysis.statistics import Verdict, compare
+from tracking.analysis.verdicts import Verdict, compare
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from models.config import MetricsConfig, TrainConfig
 from models.seeds import derive
+from models.segment import SegmentResult
 from search import proposals
 from search.config import RangeConfig
 from search.space import EXTENSION, Cell, SearchSpace, beyond, edge_of
@@ -232,7 +234,9 @@ class Study:
                 return self._trial(study, *proposal)
         return None
 
-    def _trial(self, study: CellStudy, phase: Phase, sampled: dict[str, Any]) -> TrialConfig:
+    def _trial(
+        self, study: CellStudy, phase: Phase, sampled: dict[str, Any], point: Mapping[str, Any] | None = None
+    ) -> TrialConfig:
         index = len(study.asked)
         trial = TrialConfig(
             number=self._numbers,
@@ -241,6 +245,7 @@ class Study:
             phase=phase,
             params={**study.cell.axes, **sampled},
             train=study.train_config(sampled, index=index),
+            point=point or {},
         )
         self._numbers += 1
         study.asked.append(trial)
@@ -253,6 +258,46 @@ class Study:
             for study in self.cells.values():
                 if study.cell.batch_size >= trial.train.batch_size:
                     study.closed = True
+
+    def until(self, trial: TrialConfig, progress: float) -> float:
+        """Progress up to which a trial trains next; here always to its end."""
+        return 1.0
+
+    def reaches(self, trial: TrialConfig, segments: Sequence[SegmentResult]) -> bool:
+        """Take in what a trial has come to; whether it waits there until it is promoted. Here none does."""
+        return False
+
+    def promoted(self, *, idle: bool) -> list[int]:
+        """Numbers of trials that have waited and go on now; `idle`: nothing else is left to do."""
+        return []
+
+    @property
+    def resting(self) -> int:
+        """How many trials wait until they are promoted."""
+        return 0
+
+    def given_up(self) -> list[int]:
+        """Numbers of trials that wait and will never go on."""
+        return []
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether another trial can be asked without waiting for a result. Only studies with rungs are asked."""
+        return True
+
+    def planned_by_kind(self) -> dict[tuple[int, str], int]:
+        """Trials by batch size and optimizer, as far as is known now."""
+        return self._by_kind(lambda study: study.planned)
+
+    def first_by_kind(self) -> dict[tuple[int, str], int]:
+        """Those of them that can be asked at once, before any result."""
+        return self._by_kind(lambda study: len(study.explorations()))
+
+    def _by_kind(self, count: Callable[[CellStudy], int]) -> dict[tuple[int, str], int]:
+        found: Counter[tuple[int, str]] = Counter()
+        for study in self.cells.values():
+            found[study.cell.kind] += count(study)
+        return found
 
     @property
     def is_over(self) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.config import MetricsConfig, TrainConfig
-from models.segment import Point, SegmentResult
+from models.segment import SegmentResult
+from tracking.analysis.convergence import Censoring, convergence, figures, gaps
+from tracking.analysis.curves import loss, measured
 
-Phase = Literal["explore", "extend", "refine", "confirm"]
-"""Quasi-random; quasi-random beyond an edge of the range; proposed from the results of the cell; one of those that won,
-again on a fresh seed."""
+Phase = Literal["explore", "extend", "refine", "propose", "confirm"]
+"""Quasi-random; quasi-random beyond an edge of the range; proposed from the results of the cell; proposed from the
+results of all; one of those that won, again on a fresh seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,8 @@ class TrialConfig:
     params: Mapping[str, Any]
     """Grid axes and sampled parameters by name, as Optuna and MLflow see them."""
     train: TrainConfig
+    point: Mapping[str, Any] = field(default_factory=dict)
+    """Where it lies in the joint space of the strategy `tune`; empty in a cell of its own."""
 
     @property
     def described(self) -> str:
@@ -70,6 +73,14 @@ class TrialResult:
     """The first evaluation at or past the target (methodology 1.2); None if there was none, or no target."""
     hit_after: float = 0.0
     """Step of the evaluation before the hit: the target was reached in (hit_after, hit.step]."""
+    censoring: Censoring = ""
+    """Why the target was not reached (methodology 1.2); empty if it was, or if there is none."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What the whole curve says: `tracking.analysis.convergence.FIGURES`, those that are known."""
+    fit: Mapping[str, float] = field(default_factory=dict)
+    """What validation says, at the end of a complete training, of a fixed subset of the training set, by metric."""
+    gap: Mapping[str, float] = field(default_factory=dict)
+    """Generalization gaps: `final` less `fit`."""
     checkpoint: str | None = None
     sha256: str | None = None
     started: float = 0.0
@@ -96,19 +107,20 @@ def recorded(rows: Iterable[Mapping[str, Any]]) -> list[tuple[TrialConfig, Trial
 
 
 def summarise(number: int, segments: Sequence[SegmentResult], metrics: MetricsConfig) -> TrialResult:
-    """Add up a trial's segments, in order of their steps, into its result. The last one must have ended the trial."""
+    """Add up a trial's segments, in order of their steps; a trial that ends in a pause was pruned there."""
     last = segments[-1]
-    assert last.status != "PAUSED", "a paused trial has no result yet"
+    status = "PRUNED" if last.status == "PAUSED" else last.status
     curve = [point for segment in segments for point in segment.curve]
-    measured = [point for point in curve if math.isfinite(point.get(metrics.objective, math.nan))]
-    sign = 1.0 if metrics.direction == "min" else -1.0
-    best = min(measured, key=lambda point: sign * point[metrics.objective], default={})
-    final = measured[-1] if measured else {}
-    hit_at = first_hit(curve, metrics)
+    points = measured(curve, metrics.objective)
+    best = min(points, key=lambda point: loss(point[metrics.objective], metrics.direction), default={})
+    final = points[-1] if points else {}
     chosen = best if metrics.select == "best" else final
+    row = {"number": number, "status": status, "steps": last.to_step}
+    record = convergence(row, curve, metrics=dataclasses.asdict(metrics), target=metrics.target)
+    hit = record.hit
     return TrialResult(
         number=number,
-        status=last.status,
+        status=status,
         reason=last.reason,
         value=chosen.get(metrics.objective),
         steps=last.to_step,
@@ -118,8 +130,12 @@ def summarise(number: int, segments: Sequence[SegmentResult], metrics: MetricsCo
         wall_seconds=sum(segment.wall_seconds for segment in segments),
         best=best,
         final=final,
-        hit=None if hit_at is None else curve[hit_at],
-        hit_after=0.0 if not hit_at else curve[hit_at - 1]["step"],
+        hit=None if hit is None else next(point for point in curve if point["step"] == hit.step),
+        hit_after=0.0 if hit is None else hit.after,
+        censoring=record.censoring,
+        figures=figures(record),
+        fit=last.fit,
+        gap=gaps(final, last.fit),
         checkpoint=last.checkpoint,
         sha256=last.sha256,
         started=segments[0].started,
@@ -127,15 +143,3 @@ def summarise(number: int, segments: Sequence[SegmentResult], metrics: MetricsCo
         worker=last.worker,
         tags={**segments[0].tags, **last.tags},
     )
-
-
-def first_hit(curve: Sequence[Point], metrics: MetricsConfig) -> int | None:
-    """Index of the first evaluation at or past the target (inclusive, as AlgoPerf scores it); None if there is none."""
-    if metrics.target is None:
-        return None
-    sign = 1.0 if (metrics.target_direction or metrics.direction) == "min" else -1.0
-    for index, point in enumerate(curve):
-        value = point.get(metrics.target_name, math.nan)
-        if sign * value <= sign * metrics.target:
-            return index
-    return None

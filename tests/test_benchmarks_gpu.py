@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from models.fusion import examine
 from models.segment import Segment
 from models.vmapped import OWN
 
-# Not as `benchmarks.gpu`: mypy knows this file by its plain name.
-gpu: Any = importlib.import_module("benchmarks.gpu")
+# As `python benchmarks/gpu.py` finds itself and what lies beside it.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+gpu: Any = importlib.import_module("gpu")
 
 MLP, CONV_NET, _ = gpu.MODELS
 STEPS = 11

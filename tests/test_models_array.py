@@ -96,6 +96,7 @@ def assert_equal(one: Sequence[SegmentResult], other: Sequence[SegmentResult], *
             a.reason + b.reason
         )
         assert difference(a, b) <= tolerance
+        assert bool(a.fit) == (a.status == "COMPLETE") and a.fit == pytest.approx(b.fit, rel=1e-8, abs=1e-10)
         for p, q in zip(curve_of([a]), curve_of([b]), strict=True):
             assert p == pytest.approx(q, rel=1e-8, abs=1e-10)
 

@@ -175,3 +175,8 @@ def test_digits_refuse_arguments_that_make_no_sense(arguments: dict[str, float],
 def test_the_teacher_refuses_arguments_that_make_no_sense(arguments: dict[str, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         TeacherStudent(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_datamodule_that_loads_nothing_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract method '?load"):
+        SplitData(8)  # type: ignore[abstract]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from models.array import train_array
 from models.config import TrainConfig
 from models.fusion import fusable
-from models.nets import MLP, ConvNet, GhostBatchNorm, ResNet, even_part
+from models.nets import MLP, ConvNet, ResNet
+from models.norms import GhostBatchNorm, even_part
 from models.segment import Segment
 from models.train import train_segment
 

@@ -15,9 +15,11 @@ from helpers import config_of, train, user_code
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
-from models import loaders, prepared
-from models.loaders import BatchList, LoaderBatches, MemoryBatches, OrderedLoader, batch_examples, permutation
+from models import prepared, sources
+from models.loaders import BatchList, OrderedLoader, permutation
+from models.nests import batch_examples
 from models.seeds import derive
+from models.sources import LoaderBatches, MemoryBatches
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def ordered(dataset: Dataset[Any], batch_size: int, *, epoch: int = 0, **changes: Any) -> OrderedLoader:
-    source = loaders.batches_of(DataLoader(dataset, batch_size))
+    source = sources.batches_of(DataLoader(dataset, batch_size))
     settings: dict[str, Any] = {"seed": 5, "shuffle": True, "drop_last": False, **changes}
     loader = OrderedLoader(source, examples=len(dataset), batch_sizes=[batch_size], **settings)  # type: ignore[arg-type]
     loader.current_epoch = lambda: epoch
@@ -89,7 +91,7 @@ def test_an_epoch_goes_on_behind_the_batches_that_are_done() -> None:
 
 def test_an_epoch_too_large_to_gather_gives_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [batch[0].tolist() for batch in ordered(numbers(10), 4)]
-    monkeypatch.setattr(loaders, "GATHER_LIMIT", 0)
+    monkeypatch.setattr(sources, "GATHER_LIMIT", 0)
     assert [batch[0].tolist() for batch in ordered(numbers(10), 4)] == whole
 
 
@@ -124,13 +126,13 @@ def test_a_subset_taken_into_memory_holds_its_own_examples_only() -> None:
 
 
 def test_what_changes_or_is_too_large_stays_out_of_memory(code: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(loaders.batches_of(DataLoader(code.Items(10), 4)), MemoryBatches)
-    assert isinstance(loaders.batches_of(DataLoader(code.Items(10, noise=0.1), 4)), LoaderBatches)
-    assert isinstance(loaders.batches_of(DataLoader(numbers(10), 4, collate_fn=list)), LoaderBatches)
-    monkeypatch.setattr(loaders, "FETCH_LIMIT", -1.0)
-    assert isinstance(loaders.batches_of(DataLoader(code.Items(10), 4)), LoaderBatches)
-    monkeypatch.setattr(loaders, "MEMORY_LIMIT", 10)
-    assert isinstance(loaders.batches_of(DataLoader(numbers(10), 4)), LoaderBatches)
+    assert isinstance(sources.batches_of(DataLoader(code.Items(10), 4)), MemoryBatches)
+    assert isinstance(sources.batches_of(DataLoader(code.Items(10, noise=0.1), 4)), LoaderBatches)
+    assert isinstance(sources.batches_of(DataLoader(numbers(10), 4, collate_fn=list)), LoaderBatches)
+    monkeypatch.setattr(sources, "FETCH_LIMIT", -1.0)
+    assert isinstance(sources.batches_of(DataLoader(code.Items(10), 4)), LoaderBatches)
+    monkeypatch.setattr(sources, "MEMORY_LIMIT", 10)
+    assert isinstance(sources.batches_of(DataLoader(numbers(10), 4)), LoaderBatches)
 
 
 def test_batches_that_are_not_in_memory_draw_nothing_from_the_generator_of_dropout(code: ModuleType) -> None:
@@ -155,7 +157,7 @@ def test_batches_that_are_not_in_memory_draw_nothing_from_the_generator_of_dropo
     ids=str,
 )
 def test_only_a_plain_loader_is_rebuilt(loader: Any, ours: bool) -> None:
-    assert loaders.is_ours(loader) is ours
+    assert sources.is_ours(loader) is ours
 
 
 def test_a_module_may_spoil_the_validation_batches_it_gets() -> None:

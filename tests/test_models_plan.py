@@ -66,8 +66,10 @@ def test_evaluations_are_even_and_the_last_one_is_at_the_end(total: int, count: 
     assert evaluation_steps(total, count) == steps
 
 
-@pytest.mark.parametrize(("progress", "step"), [(0.01, 13), (1 / 3, 13), (0.34, 26), (2 / 3, 26), (1.0, 39)])
-def test_a_segment_ends_at_the_first_evaluation_at_or_past_its_rung(progress: float, step: int) -> None:
+@pytest.mark.parametrize(
+    ("progress", "step"), [(0.01, 13), (1 / 3, 13), (0.34, 13), (0.35, 26), (2 / 3, 26), (1.0, 39)]
+)
+def test_a_segment_ends_at_the_first_evaluation_at_or_past_its_rung_to_half_a_step(progress: float, step: int) -> None:
     assert plan_of().end_of(progress) == step
 
 

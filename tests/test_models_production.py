@@ -18,10 +18,10 @@ from helpers import config_of, train, user_code
 from models.config import TrainConfig
 from models.fingerprint import fingerprint, hardware
 from models.job import BEST, JOB, LAST, METRICS, Factors, Job, Outcome, factors, halved, read_curve
+from models.layout import plan_of
 from models.loaders import OrderedLoader
 from models.plan import plan_training
 from models.prepared import prepare
-from models.production import plan_of
 from models.production import train as produce
 from models.shares import ShareLoader
 

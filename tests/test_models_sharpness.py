@@ -24,7 +24,6 @@ from models.sharpness import (
     average_sharpness,
     diagnose,
     largest_curvature,
-    validation_examples,
 )
 
 CURVATURE, THETA = torch.tensor([1.0, 0.5, 0.1]).double(), torch.tensor([0.2, -0.4, 1.0]).double()
@@ -100,16 +99,13 @@ def test_the_losses_are_those_of_the_module_in_evaluation_mode(tmp_path: Path) -
     config = digits(model_args={"label_smoothing": 0.1})
     values = finished(config, tmp_path)
     found = diagnose({**values, "examples": 2048, "power_iterations": 5})
-    assert found["reason"] is None and (found["examples"], found["train_eval_examples"]) == (300, 120)
+    assert found["reason"] is None and found["examples"] == 300
     weights = {k.removeprefix("network.layers."): v for k, v in weights_of(train(config, tmp_path)).items()}
     inputs, labels = prepare(config).train_loader.dataset.tensors
     hidden = functional.relu(inputs @ weights["1.weight"].T + weights["1.bias"])
     logits = hidden @ weights["5.weight"].T + weights["5.bias"]
     expected = float(functional.cross_entropy(logits, labels, label_smoothing=0.1))
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
-    # The validation loss has no smoothing: its counterpart on training examples is among the metrics.
-    assert set(found["train_metrics"]) == {"val_loss", "val_accuracy"}
-    assert found["train_eval_loss"] > found["train_metrics"]["val_loss"]
     assert found["ascent"] > 0 and found["lambda_max"] > 0
     assert {"rho", "sigma", "draws", "batch_size", "learning_rate", "seconds"} <= found.keys()
 
@@ -118,7 +114,7 @@ def test_a_diagnosis_depends_on_neither_chunks_nor_the_random_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = finished(digits(precision="64-true"), tmp_path)
-    names = ("loss", "ascent", "average", "train_eval_loss", "lambda_max")
+    names = ("loss", "ascent", "average", "lambda_max")
     torch.manual_seed(0)
     before = torch.get_rng_state()
     one = diagnose({**values, "power_iterations": 3})
@@ -134,17 +130,16 @@ def test_modules_of_every_kind_can_be_diagnosed(model: str, tmp_path: Path) -> N
     config = config_of(array_modules, model=model, data="Sequences", epochs=1, evaluations=1)
     found = diagnose({**finished(config, tmp_path), "power_iterations": 2})
     assert found["reason"] is None and abs(found["lambda_max"]) > 0
-    assert found["train_metrics"].keys() == {"val_loss"}
 
 
 def test_at_most_so_many_examples_are_measured(tmp_path: Path) -> None:
     found = diagnose({**finished(digits(), tmp_path), "examples": 50})
-    assert (found["examples"], found["train_eval_examples"], found["lambda_max"]) == (50, 120, None)
+    assert (found["examples"], found["lambda_max"]) == (50, None)
 
 
 def test_a_loss_without_gradient_keeps_what_needs_none(tmp_path: Path) -> None:
     found = diagnose(finished(config_of(sys.modules[__name__], model="Rounds", data="Few"), tmp_path))
-    assert found["loss"] is not None and found["train_eval_loss"] is not None and found["ascent"] is None
+    assert found["loss"] is not None and found["average"] is not None and found["ascent"] is None
     assert found["reason"].startswith("RuntimeError: element 0 of tensors does not require grad")
 
 
@@ -171,8 +166,3 @@ def test_transfer_hooks_are_told_that_this_is_no_training(tmp_path: Path, monkey
     plain = {**values, "config": {**values["config"], "data": config_of(code).to_json()["data"]}}
     found, expected = diagnose(values), diagnose(plain)
     assert found["reason"] is expected["reason"] is None and found["loss"] == expected["loss"]
-
-
-@pytest.mark.parametrize(("data", "count"), [("Sequences", 21), ("TwoValidations", 42)])
-def test_validation_examples_are_counted_over_all_loaders(data: str, count: int) -> None:
-    assert validation_examples(prepare(config_of(array_modules, data=data))) == count

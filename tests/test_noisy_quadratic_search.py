@@ -12,7 +12,7 @@ import pytest
 from noisy_quadratic import spectrum, sweep
 
 from tracking.analysis.data import load
-from tracking.analysis.rates import rate_law
+from tracking.analysis.rate_laws import rate_law
 from tracking.analysis.scaling import fit_hyperbola
 from tracking.analysis.study import Analysis, analyse
 

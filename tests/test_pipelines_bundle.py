@@ -12,7 +12,7 @@ from search_parts import result_of, space
 
 from models import optimizers, schedules
 from models.config import MetricsConfig
-from pipelines.best_files import class_paths, write_best
+from pipelines.best_files import write_best
 from pipelines.bundle import Bundle, MlflowSection, Origin, bundle_of, read_bundle, to_yaml
 from pipelines.recipe import Recipe
 from pipelines.recipe_file import RecipeError
@@ -197,8 +197,3 @@ def test_what_has_no_standalone_form_says_why_and_leaves_no_folder(
     made = written(tmp_path, one(schedule), **notes)
     assert made.standalone.startswith(words)
     assert not (tmp_path / "standalone").exists()
-
-
-def test_every_import_path_is_found() -> None:
-    tree = {"class_path": "a.B", "init_args": {"inner": [{"class_path": "c.D"}], "class_path": 3}}
-    assert list(class_paths(tree)) == ["a.B", "c.D"]

@@ -73,9 +73,12 @@ def test_help_lists_every_command_with_its_meaning(capsys: pytest.CaptureFixture
 def test_help_of_a_search_has_every_option_with_its_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["search", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "--search.trials TRIALS Quasi-random trials in each cell. (type: int, default: 12)" in printed
+    assert (
+        "--search.trials TRIALS Quasi-random trials in each cell; with `tune`, all trials. (type: int, default: 12)"
+        in printed
+    )
     assert "--search.learning_rate.factor FACTOR The range reaches from centre / factor to centre x factor." in printed
-    assert "A recipe's path, or a ready one: cnn, digits, regimes, smoke, text. (default: digits)" in printed
+    assert "A recipe's path, or a ready one: cnn, digits, regimes, smoke, text, tune. (default: digits)" in printed
     assert printed.startswith("usage: regatta search [--config RECIPE] [--print_config] [--KEY VALUE ...]")
 
 
@@ -92,7 +95,8 @@ def test_the_version_is_the_installed_one(capsys: pytest.CaptureFixture[str]) ->
 MISTAKES = [
     (
         ["serch"],
-        "there is no command `serch`; did you mean `search`? Commands: search, report, verify, train, export, sync, ui",
+        "there is no command `serch`; did you mean `search`? "
+        "Commands: search, report, verify, train, predict, rerun, all, export, sync, ui, doctor",
     ),
     (["--serch"], "there is no command `--serch`"),
     (["search", "--config", "digit"], "--config: `digit` is neither a file nor a ready recipe; did you mean `digits`?"),

@@ -501,7 +501,7 @@ def test_without_a_config_the_recipe_is_digits() -> None:
 
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9")
-    ready = "Ready: cnn, digits, regimes, smoke, text."
+    ready = "Ready: cnn, digits, regimes, smoke, text, tune."
     cases = {
         "digit": f"`digit` is neither a file nor a ready recipe; did you mean `digits`? {ready}",
         "no/such.yaml": f"`no/such.yaml` is neither a file nor a ready recipe. {ready}",

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from tracking.analysis.convergence import (
+    FIGURES,
     Convergence,
     Hit,
     cell_speed,
     convergence,
+    figures,
     first_hit,
+    gaps,
     minimum_distribution,
     selection_interval,
 )
-from tracking.analysis.curves import Span, area, span
+from tracking.analysis.curves import area
 
 INF, NAN = math.inf, math.nan
 METRICS = {"objective": "val_loss", "direction": "min", "target": 0.5, "target_metric": None, "target_direction": None}
@@ -37,7 +40,7 @@ def trial(status: str = "COMPLETE", steps: int | None = 50, **more: Any) -> dict
 
 
 def converge(points: list[dict[str, Any]], status: str = "COMPLETE", **more: Any) -> Convergence:
-    return convergence(trial(status, **more), points, metrics=METRICS, target=0.5, reference=0.1)
+    return convergence(trial(status, **more), points, metrics=METRICS, target=0.5)
 
 
 def record(number: int, step: float | None, status: str = "COMPLETE", *, seconds: float = NAN) -> Convergence:
@@ -135,7 +138,7 @@ def test_every_status_says_why_a_trial_did_not_arrive(status: str, censoring: st
 
 
 def test_without_a_target_nothing_is_censored() -> None:
-    found = convergence(trial(), curve(0.9, 0.4), metrics=METRICS, target=None, reference=0.1)
+    found = convergence(trial(), curve(0.9, 0.4), metrics=METRICS, target=None)
     assert (found.hit, found.censoring, found.best) == (None, "", 0.4)
 
 
@@ -152,7 +155,7 @@ def test_the_target_may_be_another_metric_in_another_direction() -> None:
     for point, accuracy in zip(points, (0.2, 0.7, 0.9), strict=True):
         point["val_accuracy"] = accuracy
     metrics = {**METRICS, "target_metric": "val_accuracy", "target_direction": "max"}
-    found = convergence(trial(), points, metrics=metrics, target=0.8, reference=0.1)
+    found = convergence(trial(), points, metrics=metrics, target=0.8)
     assert found.hit is not None and (found.hit.step, found.hit.value, found.best) == (30.0, 0.9, 0.3)
 
 
@@ -177,61 +180,79 @@ def test_the_best_of_equals_is_the_earliest() -> None:
     assert converge(curve(0.9, 0.2, 0.2), steps=30).best_examples == 80.0
 
 
-@pytest.mark.parametrize(("select", "gap"), [("best", 0.1), ("final", 0.35)])
-def test_the_gap_is_that_of_the_evaluation_a_trial_is_judged_by(select: str, gap: float) -> None:
-    points = curve(0.9, 0.2, 0.4)
-    for point, value in zip(points, (0.8, 0.1, 0.05), strict=True):
-        point["train_eval_loss"] = value
-    found = convergence(trial(), points, metrics={**METRICS, "select": select}, target=0.5, reference=0.1)
-    assert found.gap == pytest.approx(gap)
+def test_the_gap_is_that_of_every_metric_measured_on_both() -> None:
+    final = {"step": 50, "val_loss": 0.4, "val_accuracy": 0.75, "train_loss": 0.1}
+    assert gaps(final, {"val_loss": 0.15, "val_accuracy": 1.0, "val_other": 3.0}) == {
+        "val_loss": 0.25,
+        "val_accuracy": -0.25,
+    }
+    assert gaps(final, {}) == {}
 
 
-def test_the_running_training_loss_makes_no_gap() -> None:
+def test_a_record_has_the_gap_of_its_row_and_none_from_the_running_training_loss() -> None:
+    assert converge(curve(0.9, 0.4), gap_val_loss=0.1, gap_val_accuracy=-0.2).gap == 0.1
     assert converge(curve(0.9, 0.4)).gap is None
 
 
-def test_the_area_of_a_straight_line_over_examples_is_one_half() -> None:
-    values = np.linspace(1.0, 0.0, 11)[1:]
-    found = area(curve(*values.tolist()), metric="val_loss", scale=Span(start=1.0, best=0.0), logarithmic=False)
-    assert found == pytest.approx(0.5)
+def test_figures_are_the_columns_that_are_known() -> None:
+    lasting, touched, missed = (converge(curve(*values)) for values in ((0.9, 0.4, 0.4), (0.9, 0.4, 0.9), (0.9,)))
+    assert tuple(figures(lasting)) == ("last_mean", "last_sd", "area", "area_raw", "area_linear", *FIGURES[:2])
+    assert (figures(lasting)["sustained_steps_to_target"], figures(lasting)["interpolated_steps_to_target"]) == (30, 18)
+    assert set(FIGURES) - figures(touched).keys() == {"sustained_steps_to_target"}
+    assert set(FIGURES) - figures(missed).keys() == {*FIGURES[:2], "last_sd"}
+    assert figures(converge([])) == {}
 
 
-def test_the_area_is_the_integral_over_the_logarithm_of_epochs() -> None:
-    # Share 0.5 after one epoch, 1 after three: ln 2 is half of the axis ln 4.
-    points = [curve(0.5, 0.25, 0.0)[k] for k in (0, 2)]
-    found = area(points, metric="val_loss", scale=Span(start=1.0, best=0.0))
-    assert found == pytest.approx((0.5 * 0.25) + (0.5 * 0.75))
+# Evaluations after one epoch, two and three, ...
+FALLING = curve(0.8, 0.2, 0.4)
 
 
-def test_a_raw_area_sees_what_the_best_so_far_forgives() -> None:
-    scale, points = Span(start=1.0, best=0.0), curve(0.2, 0.9, NAN, 0.2)
-    best, raw = (area(points, metric="val_loss", scale=scale, best_so_far=way) for way in (True, False))
-    assert best is not None and raw is not None and 0.0 < raw < best < 1.0
+@pytest.mark.parametrize(
+    ("logarithmic", "best_so_far", "expected"),
+    [
+        # Flat at 0.8 for the first epoch, then two trapezoids.
+        (False, True, (0.8 + 0.5 + 0.2) / 3),
+        (False, False, (0.8 + 0.5 + 0.3) / 3),
+        (True, True, (0.8 * math.log(2) + 0.5 * math.log(3 / 2) + 0.2 * math.log(4 / 3)) / math.log(4)),
+        (True, False, (0.8 * math.log(2) + 0.5 * math.log(3 / 2) + 0.3 * math.log(4 / 3)) / math.log(4)),
+    ],
+)
+def test_an_area_is_the_mean_over_epochs_or_their_logarithm(
+    logarithmic: bool, best_so_far: bool, expected: float
+) -> None:
+    found = area(FALLING, metric="val_loss", direction="min", logarithmic=logarithmic, best_so_far=best_so_far)
+    assert found == pytest.approx(expected, rel=1e-14)
 
 
-def test_areas_stay_within_0_and_1_and_know_no_direction() -> None:
-    for row in np.random.default_rng(1).normal(size=(50, 8)):
-        losses, scores = curve(*row.tolist()), curve(*(-row).tolist())
+def test_areas_stay_within_the_values_and_know_no_direction() -> None:
+    for row in np.random.default_rng(1).normal(size=(50, 8)).tolist():
         for smooth in (True, False):
-            low = area(losses, metric="val_loss", scale=Span(start=1.0, best=-1.0), best_so_far=smooth)
-            high = area(scores, metric="val_loss", scale=Span(start=-1.0, best=1.0), best_so_far=smooth)
-            assert low is not None and 0.0 <= low <= 1.0 and low == high
+            low = area(curve(*row), metric="val_loss", direction="min", best_so_far=smooth)
+            high = area(curve(*(-x for x in row)), metric="val_loss", direction="max", best_so_far=smooth)
+            assert low is not None and high == -low and min(row) <= low + 1e-12 and low - 1e-12 <= max(row)
 
 
-@pytest.mark.parametrize("scale", [Span(start=0.4, best=0.4), Span(start=0.4, best=NAN)])
-def test_a_scale_of_no_length_gives_no_area(scale: Span) -> None:
-    assert area(curve(0.4, 0.3), metric="val_loss", scale=scale) is None
+def test_an_area_on_a_scale_is_the_normalized_one_of_the_share_learned() -> None:
+    start, best = 0.9, 0.1
+    shares = curve(*[(start - point["val_loss"]) / (start - best) for point in FALLING])
+    plain = area(FALLING, metric="val_loss", direction="min")
+    learned = area(shares, metric="val_loss", direction="max")
+    assert plain is not None and learned == pytest.approx((start - plain) / (start - best), rel=1e-14)
 
 
-def test_a_faster_trial_has_the_larger_area_on_the_scale_of_the_study() -> None:
-    curves = [curve(0.2, 0.15, 0.1), curve(0.9, 0.5, 0.1), curve(1e9)]
-    scale = span(curves, metric="val_loss", direction="min")
-    assert scale == Span(start=0.9, best=0.1)
-    fast, slow = (
-        convergence(trial(), points, metrics=METRICS, target=0.5, reference=scale).area for points in curves[:2]
-    )
-    assert fast is not None and slow is not None and fast > slow
-    assert span([[], curve(NAN), curve(0.3)], metric="val_loss", direction="min") is None
+def test_a_faster_trial_has_the_smaller_area_with_the_same_end() -> None:
+    fast, slow = (converge(curve(*values)).area for values in ((0.2, 0.15, 0.1), (0.9, 0.5, 0.1)))
+    assert fast is not None and slow is not None and fast < slow
+
+
+@pytest.mark.parametrize("points", [[], curve(NAN), curve(None), [{"step": 1, "val_loss": 0.5}]])
+def test_without_a_finite_evaluation_or_its_epoch_there_is_no_area(points: list[dict[str, Any]]) -> None:
+    assert area(points, metric="val_loss", direction="min") is None
+
+
+def test_what_is_not_finite_is_left_out_of_an_area() -> None:
+    whole = area(curve(0.8, NAN, 0.4), metric="val_loss", direction="min")
+    assert whole == area([curve(0.8, 0.6, 0.4)[k] for k in (0, 2)], metric="val_loss", direction="min")
 
 
 def test_a_cell_is_as_fast_as_its_fastest_feasible_trial() -> None:

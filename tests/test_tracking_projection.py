@@ -81,12 +81,15 @@ def test_a_trials_result_is_summed_up_in_columns() -> None:
     values = {point.key: point.value for point in projection.summary(outcome)}
     assert values["result/value"] == values["result/best_val_loss"] == values["result/final_val_loss"] == 5 / 61
     assert (values["result/best_step"], values["result/best_train_loss"]) == (60, 4 / 61)
-    hits = {key: value for key, value in values.items() if key.endswith("_to_target")}
+    hits = {key: value for key, value in values.items() if "_to_target" in key or "hit" in key}
     assert hits == {
         "result/steps_to_target": 20,
         "result/examples_to_target": 640,
         "result/epochs_to_target": 1.0,
         "result/seconds_to_target": 2.0,
+        "result/hit_after": 0.0,
+        "result/sustained_steps_to_target": 60,
+        "result/interpolated_steps_to_target": 20,
     }
     assert {(point.step, point.timestamp_ms) for point in projection.summary(outcome)} == {
         (0, round(1000 * outcome["ended"]))
@@ -140,6 +143,7 @@ def test_tags_tell_what_a_trial_is_and_how_it_ended() -> None:
         "seed": "3",
         "status": "OOM",
         "reason": "oom_gpu: 80 GB",
+        "censoring": "oom",
         "worker": "worker-1",
         "order": "exact",
         "tier": "cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import math
 import socket
@@ -17,13 +18,16 @@ from tracking_rows import STARTED, point, result, segment, trial
 from tracking_stores import QUIET, mlflow_home, open_mlflow
 
 from search.trial import TrialResult
+from tracking import query
 from tracking import rows as study_rows
+from tracking.analysis.convergence import FIGURES
 from tracking.analysis.data import from_remote, load
 from tracking.analysis.study import analyse
 from tracking.ledger import Ledger
 from tracking.remote import Remote, fetch, pages
 from tracking.runs import MlflowWriter
 from tracking.sync import push
+from tracking.tables import write_tables
 
 pytestmark = QUIET
 
@@ -65,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with begin(folder, "remote") as ledger:
         ledger.ask([asked(number) for number in range(8)])
         first, last = segment(0, 0, 40, status="PAUSED"), segment(0, 40, 60)
+        last = dataclasses.replace(last, fit={"val_loss": 0.05, "val_accuracy": 0.5})
         ledger.record(first.to_json())
         ledger.record(last.to_json(), result([first, last]))
         ledger.finish(TrialResult(number=1, status="TIMEOUT", reason="deadline").to_json())
@@ -102,6 +107,17 @@ def test_ended_trials_read_like_those_of_the_folder(folder: Path, remote: Remote
         without = NEVER_SENT | TIMES_OF_DAY
         assert comparable(theirs, without=without) == comparable(ours, without=without)
         assert {name: theirs[name] for name in NEVER_SENT} == dict.fromkeys(NEVER_SENT)
+
+
+def test_figures_and_gaps_are_the_same_in_rows_table_frame_and_mlflow(folder: Path, remote: Remote) -> None:
+    names = (*FIGURES, "hit_after", "fit_val_loss", "gap_val_loss", "gap_val_accuracy")
+    ours, theirs = study_rows.trials(folder)[0], remote.trials[0]
+    table = next(csv.DictReader(write_tables(folder)[0].read_text(encoding="utf-8").splitlines()))
+    frame = query.trials(folder).iloc[0]
+    for name in names:
+        assert ours[name] is not None and ours[name] == theirs[name] == float(table[name]) == frame[name], name
+    missed = study_rows.trials(folder)[4]["censoring"], remote.trials[4]["censoring"]
+    assert missed == ("budget", "budget") and query.trials(folder)["censoring"][4] == "budget"
 
 
 def test_a_trial_began_and_ended_when_it_did(folder: Path, remote: Remote) -> None:

@@ -57,9 +57,9 @@ PROBES = {
         "optimizer": "sgd",
     },
     "sharpness": [
-        {"trial": 4, "ascent": 0.02, "train_metrics": {"val_loss": 0.01}, "reason": None},
-        {"trial": 22, "ascent": 0.03, "train_metrics": {"val_loss": 0.012}, "reason": None},
-        {"trial": 31, "ascent": None, "train_metrics": None, "reason": "its checkpoint is gone"},
+        {"trial": 4, "ascent": 0.02, "reason": None},
+        {"trial": 22, "ascent": 0.03, "reason": None},
+        {"trial": 31, "ascent": None, "reason": "its checkpoint is gone"},
     ],
     "largest": {"largest": 64, "tried": [{"batch_size": 64, "fits": True}, {"batch_size": 128, "fits": False}]},
     "memory": [{"batch_size": 16, "peak_bytes": 2**24}, {"batch_size": 64, "peak_bytes": 2**25}],
@@ -70,6 +70,14 @@ CALIBRATION = {"target": 0.5, "easier_target": 0.7, "cell": "b16-sgd-constant", 
 STUDIES = {
     "full": FULL,
     "probed": dataclasses.replace(FULL, probes=PROBES),
+    "gaps": with_rows(FULL, gap_val_loss=0.02),
+    "gaps of some": dataclasses.replace(
+        FULL,
+        trials=[
+            row | ({"gap_val_loss": 0.01 * row["number"]} if row["number"] in (4, 22) else {"gap_reason": "a stream"})
+            for row in FULL.trials
+        ],
+    ),
     "two targets": dataclasses.replace(study(easier_target=0.7), calibration=CALIBRATION),
     "an easier target alone in reach": study(sizes=(32, 64), target=1e-9, easier_target=0.7),
     "no workers": with_rows(SMALL, worker=None, started=None, ended=None),
@@ -184,13 +192,24 @@ def test_the_best_of_all_schedules_comes_with_a_word_on_luck() -> None:
     assert not any("luck" in note for note in built("one schedule")[1]["steps"].notes)
 
 
-def test_the_gap_is_drawn_where_it_was_measured_on_the_best_of_a_cell() -> None:
-    analysis, panel = built("probed")[0], built("probed")[1]["generalization"]
+def test_the_gap_of_every_trial_is_drawn_and_the_best_of_a_cell_is_marked() -> None:
+    analysis, panels = built("gaps")
     best = {cell.best["number"] for cell in analysis.cells if cell.best}
-    assert 22 in best and 4 not in best
-    (figure,) = [figure for figure in panel.figures if figure.name == "gap"]
-    assert {row["trial"] for row in figure.data["rows"]} == {22}
-    assert "Not measured everywhere: its checkpoint is gone." in panel.notes
+    (figure,) = [figure for figure in panels["generalization"].figures if figure.name == "gap"]
+    complete = {row["number"] for row in FULL.trials if row["status"] == "COMPLETE"}
+    assert {row["trial"] for row in figure.data["rows"]} == complete and best < complete
+    assert {row["trial"] for row in figure.data["rows"] if row["best"]} == best
+    assert any("0.02 at batch size 16 and 0.02 at batch size 1,024" in note for note in panels["generalization"].notes)
+    some = built("gaps of some")[1]["generalization"]
+    (figure,) = [figure for figure in some.figures if figure.name == "gap"]
+    assert {row["trial"]: row["best"] for row in figure.data["rows"]} == {4: False, 22: True}
+    assert "Not measured everywhere: a stream." in some.notes
+
+
+def test_what_a_probe_could_not_measure_is_said() -> None:
+    assert "Not measured everywhere: its checkpoint is gone." in built("probed")[1]["generalization"].notes
+    without = "No trial of this study was validated on training examples too, so there is no generalization gap."
+    assert without in built("full")[1]["generalization"].notes
 
 
 def test_a_batch_size_that_memory_limits_says_so() -> None:

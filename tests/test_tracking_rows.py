@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tracking_rows import point, result, segment, trial
 
+from models.segment import SegmentResult
 from search.trial import TrialResult
 from tracking import rows as study_rows
+from tracking.analysis.convergence import FIGURES
 from tracking.ledger import Ledger
+from tracking.projection import summary
 from tracking.tables import columns, write_tables
 
 
@@ -20,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     """A study with a trial in two segments, one without any, one that runs, and one that diverged."""
     with Ledger.open(tmp_path, create=True) as ledger:
         ledger.ask([trial(number, **({"optimizer.momentum": 0.9} if number == 3 else {})) for number in range(4)])
-        first, last = segment(0, 0, 40, status="PAUSED"), segment(0, 40, 60)
+        first, last = segment(0, 0, 40, status="PAUSED"), replace(segment(0, 40, 60), fit={"val_loss": 0.05})
         ledger.record(first.to_json())
         ledger.record(last.to_json(), result([first, last]))
         ledger.finish(TrialResult(number=1, status="TIMEOUT", reason="deadline").to_json())
@@ -55,6 +59,13 @@ def test_a_trial_is_one_flat_row(folder: Path) -> None:
         "epochs_to_target": 1.0,
         "seconds_to_target": 2.0,
         "hit_after": 0.0,
+        "sustained_steps_to_target": 60.0,
+        "interpolated_steps_to_target": 20.0,
+        "censoring": None,
+        "last_mean": pytest.approx((5 / 21 + 5 / 41 + 5 / 61) / 3),
+        "fit_val_loss": 0.05,
+        "gap_val_loss": 5 / 61 - 0.05,
+        "gap_reason": None,
         "worker": "worker-1",
     }
     assert expected.items() <= row.items()
@@ -66,7 +77,30 @@ def test_what_is_not_known_is_none(folder: Path) -> None:
     assert (ended["status"], ended["reason"], ended["value"]) == ("TIMEOUT", "deadline", None)
     assert (running["status"], running["steps"], running["started"]) == ("RUNNING", None, None)
     assert (diverged["status"], diverged["steps_to_target"], diverged["hit_after"]) == ("DIVERGED", None, None)
+    assert (diverged["censoring"], running["censoring"]) == ("diverged", None)
+    assert all(row[name] is None for row in (ended, running) for name in FIGURES)
     assert diverged["optimizer.momentum"] == 0.9
+
+
+def test_a_trial_that_ends_in_a_pause_was_pruned_there() -> None:
+    pruned = result([segment(0, 0, 40, status="PAUSED", curve=[point(20, val_loss=0.9), point(40, val_loss=0.7)])])
+    assert (pruned["status"], pruned["censoring"], pruned["steps"]) == ("PRUNED", "pruned", 40)
+    assert (pruned["value"], pruned["fit"], pruned["gap"]) == (0.7, {}, {})
+
+
+def test_a_ledger_from_before_there_were_figures_and_gaps_is_read(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path, create=True) as ledger:
+        ledger.ask([trial(0)])
+        done = segment(0)
+        old = result([done])
+        for name in ("censoring", "figures", "fit", "gap"):
+            del old[name]
+        ledger.record({k: v for k, v in done.to_json().items() if k != "fit"}, old)
+        assert SegmentResult.from_json(ledger.segments(0)[0]) == done
+        assert TrialResult.from_json(ledger.trial(0)["result"]).gap == {}
+        assert summary(ledger.trial(0)["result"])
+    (row,) = study_rows.trials(tmp_path)
+    assert row["steps_to_target"] == 20 and {row[name] for name in ("censoring", *FIGURES)} == {None}
 
 
 def test_a_curve_counts_from_the_trials_start_across_segments(folder: Path) -> None:

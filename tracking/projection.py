@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tracking.runs import MetricPoint, RunStatus, legal_name
+from tracking.runs import LONGEST, MetricPoint, RunStatus, legal_name
 
 Row = Mapping[str, Any]
 
@@ -39,6 +39,10 @@ TOTALS = ("value", "steps", "examples", "epochs", "seconds")
 TREES = {"optimizer_args": "optimizer", "schedule_args": "schedule"}
 """Arguments carry the prefix that they have where they are searched."""
 NOT_PARAMS = ("model", "data", "batch_size_arg")
+CONFIG = "regatta.config"
+"""The tag that holds the whole `TrainConfig` as JSON; a long one goes on in tags numbered from 1."""
+MACHINE = ("device", "machine", "threads")
+"""Tags that keep the value of every segment: a trial may have moved to another machine."""
 
 
 def metric_key(name: str) -> str:
@@ -69,11 +73,23 @@ def tags(row: Row, segments: Sequence[Row]) -> dict[str, str]:
         "seed": config["train"]["seed_init"],
         "status": row["status"],
         "reason": last.get("reason"),
+        "censoring": last.get("censoring"),
         "worker": last.get("worker"),
-    }
+    } | {name: _every(name, segments) for name in MACHINE}
     from_segments = {key: value for segment in segments for key, value in segment["tags"].items()}
     merged = {**from_segments, **last.get("tags", {}), **own}
     return {legal_name(key): str(value) for key, value in merged.items() if value not in (None, "")}
+
+
+def _every(tag: str, segments: Sequence[Row]) -> str:
+    return ", then ".join(dict.fromkeys(segment["tags"][tag] for segment in segments if tag in segment["tags"]))
+
+
+def config_tags(config: Row) -> dict[str, str]:
+    """All that a trial's training can be done again from, every number to the last bit."""
+    text, longest = json.dumps(config["train"]), LONGEST["tag"]
+    starts = range(0, len(text), longest)
+    return {CONFIG + (f".{index}" if index else ""): text[at : at + longest] for index, at in enumerate(starts)}
 
 
 def params(config: Row) -> dict[str, str]:
@@ -130,7 +146,10 @@ def summary(result: Row) -> list[MetricPoint]:
     values = {name: result[name] for name in TOTALS if result[name] is not None}
     values |= {f"best_{name}": value for name, value in result["best"].items() if name not in AXES}
     values |= {f"final_{name}": value for name, value in result["final"].items() if name not in ("step", *AXES)}
+    values |= {f"{part}_{name}": value for part in ("fit", "gap") for name, value in result.get(part, {}).items()}
     values |= {TO_TARGET[name]: value for name, value in (result["hit"] or {}).items() if name in TO_TARGET}
+    values |= {"hit_after": result["hit_after"]} if result["hit"] else {}
+    values |= result.get("figures", {})
     timestamp_ms = round(1000 * result["ended"])
     return [
         MetricPoint(legal_name(f"result/{name}"), _plottable(value), timestamp_ms, 0) for name, value in values.items()

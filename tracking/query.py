@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from tracking import rows as study_rows
-from tracking.analysis.convergence import PER_STEP
+from tracking.analysis.convergence import FIGURES, PER_STEP
 from tracking.place import existing_study
 from tracking.rows import TO_TARGET, TOTALS, Row
 from tracking.tables import CURVE_COLUMNS, TRIAL_COLUMNS, columns
@@ -21,10 +21,13 @@ CURVE_FIRST = (
     *(name for name in CURVE_COLUMNS if name != "trial"),
     *("seconds_alone", "current_batch_size"),
 )
-CATEGORIES = ("cell", "optimizer", "schedule", "phase", "status", "tier", "fallback_reason", "time_mode")
+CATEGORIES = (
+    *("cell", "optimizer", "schedule", "phase", "status", "censoring"),
+    *("tier", "fallback_reason", "time_mode", "gap_reason"),
+)
 INTEGERS = ("number", "trial", "index", "batch_size", "step")
 NUMBERS = (
-    *(*TOTALS, *TO_TARGET, "hit_after", "started", "ended", "width", "learning_rate", "peak_learning_rate"),
+    *(*TOTALS, *TO_TARGET, "hit_after", *FIGURES, "started", "ended", "width", "learning_rate", "peak_learning_rate"),
     *("epoch", "seconds_alone", "current_batch_size"),
 )
 """Numbers that some trial may lack: floats whether or not one does, counts among them."""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tracking.analysis.convergence import FIGURES
 from tracking.projection import AXES, metric_key
 from tracking.rows import POINT_FIRST, TAGS, TO_TARGET, TOTALS, Row
 from tracking.runs import KEY, LONGEST_MESSAGE, PARENT, SETTINGS, tracking_uri
@@ -65,12 +66,12 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
         ValueError: if there is no such study.
         ConnectionError: if MLflow cannot be reached, or does not answer.
     """
-    with _connected(tracking_uri(uri, home)) as client:
-        parent = _search_run(client, study)
-        found = _runs(client, [parent.info.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'")
+    with connected(tracking_uri(uri, home)) as client:
+        parent = search_run(client, study)
+        found = runs_of(client, [parent.info.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'")
         runs = sorted((run for run in found if "trial" in run.data.tags), key=_number)
         with ThreadPoolExecutor(PARALLEL) as pool:
-            histories = list(pool.map(partial(_history, client), runs))
+            histories = list(pool.map(partial(history_of, client), runs))
     flat = parent.data.params
     space = _tree(flat)
     metrics = space.get("metrics") or {"objective": "val_loss", "direction": "min"}
@@ -78,7 +79,7 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
     trials, curves = [], []
     for run, history in zip(runs, histories, strict=True):
         points = _points(run, history, names)
-        trials.append(_trial(run, points, flat, metrics))
+        trials.append(_trial(run, points, flat, metrics) | _on_training_examples(run, names))
         curves += [{"trial": _number(run), **dict.fromkeys(POINT_FIRST), **point} for point in points]
     return Remote(name=parent.data.tags["study"], trials=trials, curves=curves, metrics=metrics, space=space)
 
@@ -87,7 +88,7 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
 
 
 @contextmanager
-def _connected(uri: str) -> Iterator[Any]:
+def connected(uri: str) -> Iterator[Any]:
     """An `MlflowClient`, whose many exceptions become one."""
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         # MLflow would make the file.
@@ -114,14 +115,17 @@ def pages(search: Callable[..., Any]) -> Iterator[Any]:
             return
 
 
-def _runs(client: Any, experiments: list[str], query: str) -> list[Any]:
+def runs_of(client: Any, experiments: list[str], query: str) -> list[Any]:
+    """Every run of these experiments that MLflow's query finds."""
     return list(pages(partial(client.search_runs, experiments, query, max_results=PAGE)))
 
 
-def _search_run(client: Any, study: str | None) -> Any:
+def search_run(client: Any, study: str | None) -> Any:
     """The newest search of that name: the run that is parent of its trials' runs."""
     experiments = [found.experiment_id for found in pages(client.search_experiments)]
-    searches = [run for run in _runs(client, experiments, f"tags.`{KEY}` LIKE '%:search'") if "study" in run.data.tags]
+    searches = [
+        run for run in runs_of(client, experiments, f"tags.`{KEY}` LIKE '%:search'") if "study" in run.data.tags
+    ]
     names = sorted({run.data.tags["study"] for run in searches})
     if not names:
         raise ValueError("there must be a study in MLflow, but there is none. Run `regatta search` or `regatta sync`.")
@@ -131,7 +135,8 @@ def _search_run(client: Any, study: str | None) -> Any:
     return max(wanted, key=lambda run: run.info.start_time)
 
 
-def _history(client: Any, run: Any) -> dict[str, list[Any]]:
+def history_of(client: Any, run: Any) -> dict[str, list[Any]]:
+    """Every value of each metric of a run, but for what the whole trial came to."""
     keys = [key for key in run.data.metrics if not key.startswith(RESULT)]
     return {key: client.get_metric_history(run.info.run_id, key) for key in keys}
 
@@ -175,8 +180,6 @@ def _trial(run: Any, points: list[Row], flat: Mapping[str, str], metrics: Mappin
     tags, params = run.data.tags, run.data.params
     result = {key.removeprefix(RESULT): value for key, value in run.data.metrics.items() if key.startswith(RESULT)}
     ended = "steps" in result
-    reached = result.get("steps_to_target")
-    before = [point["step"] for point in points if reached is not None and point["step"] < reached]
     known: Row = {
         "number": _number(run),
         "cell": tags["cell"],
@@ -185,8 +188,8 @@ def _trial(run: Any, points: list[Row], flat: Mapping[str, str], metrics: Mappin
         "status": tags["status"],
         "reason": tags.get("reason"),
     }
-    known |= {name: _result(name, result.get(name)) for name in (*TOTALS, *TO_TARGET)}
-    known["hit_after"] = None if reached is None else max(before, default=0.0)
+    known |= {name: _result(name, result.get(name)) for name in (*TOTALS, *TO_TARGET, "hit_after", *FIGURES)}
+    known["censoring"] = tags.get("censoring")
     known["started"] = run.info.start_time / 1000
     known["ended"] = run.info.end_time / 1000 if ended else None
     known |= {name: tags.get(name) for name in ("worker", *TAGS)}
@@ -194,6 +197,16 @@ def _trial(run: Any, points: list[Row], flat: Mapping[str, str], metrics: Mappin
     if ended:
         known |= _chosen(points, result.get("best_step"), metrics["objective"])
     return {**{name: _parameter(name, params[name]) for name in _asked(flat, params)}, **known}
+
+
+def _on_training_examples(run: Any, names: Mapping[str, str]) -> Row:
+    """What validation says of training examples, and the generalization gaps."""
+    found: Row = {}
+    for key, value in run.data.metrics.items():
+        part, underscore, name = key.removeprefix(RESULT).partition("_")
+        if key.startswith(RESULT) and part in ("fit", "gap"):
+            found[part + underscore + names.get(metric_key(name), name)] = value
+    return found
 
 
 def _chosen(points: list[Row], best_step: float | None, objective: str) -> Row:

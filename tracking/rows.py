@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tracking.analysis.convergence import FIGURES
 from tracking.ledger import Ledger
 
 Row = dict[str, Any]
@@ -17,8 +18,11 @@ TO_TARGET = {
     "epochs_to_target": "epoch",
     "seconds_to_target": "seconds",
 }
-TAGS = ("tier", "width", "fallback_reason", "time_mode")
-"""How a trial was trained: alone or in an array of that width, why alone, and which seconds its times are."""
+TAGS = ("tier", "width", "fallback_reason", "time_mode", "gap_reason")
+"""How a trial was trained: alone or in an array of that width, why alone, which seconds its times are, and why it has
+no generalization gap."""
+METRICS = ("best", "final", "fit", "gap")
+"""What a result has of each metric."""
 POINT_FIRST = ("step", "examples", "epoch", "seconds", "learning_rate")
 
 
@@ -26,8 +30,9 @@ def trials(folder: Path) -> list[Row]:
     """One flat row per trial, by number; what is not known (yet) is None, what was never measured is absent.
 
     Every parameter is a key of its own. `best_*` is the evaluation with the best objective and `final_*` the last one:
-    their axes (`best_step`, ...) and metrics (`best_val_loss`, ...). `*_to_target` are None for a trial that never
-    arrived; `hit_after` is the step of the evaluation before. Times of day are Unix seconds.
+    their axes (`best_step`, ...) and metrics (`best_val_loss`, ...); `fit_*` are the same metrics on a fixed subset of
+    the training set, and `gap_*` is `final_*` less `fit_*`. `*_to_target` are None for a trial that never arrived;
+    `hit_after` is the step of the evaluation before, `censoring` says why it did not. Times of day are Unix seconds.
     """
     with Ledger.open(folder, create=False) as ledger:
         return [_trial(row) for row in ledger.trials()]
@@ -62,10 +67,12 @@ def _trial(row: Mapping[str, Any]) -> Row:
     known |= {name: result.get(name) for name in TOTALS}
     known |= {name: hit.get(axis) for name, axis in TO_TARGET.items()}
     known["hit_after"] = result.get("hit_after") if hit else None
+    known["censoring"] = result.get("censoring") or None
+    known |= {name: result.get("figures", {}).get(name) for name in FIGURES}
     known |= {name: result.get(name) for name in ("started", "ended", "worker")}
     known |= {name: (result.get("tags") or {}).get(name) for name in TAGS}
     known["seed_init"] = config["train"]["seed_init"]
-    known |= {f"best_{name}": value for name, value in result.get("best", {}).items()}
-    known |= {f"final_{name}": value for name, value in result.get("final", {}).items()}
+    for part in METRICS:
+        known |= {f"{part}_{name}": value for name, value in result.get(part, {}).items()}
     # A parameter never hides a result.
     return {**config["params"], **known}

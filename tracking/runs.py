@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
 
+from tracking.credentials import without_credentials
+
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 KEY = "regatta.key"
@@ -357,7 +359,8 @@ def legal_name(name: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return textwrap.shorten(str(error), LONGEST_MESSAGE, placeholder=" ...")
+    """What an error says, without the password that the address in it may hold."""
+    return textwrap.shorten(without_credentials(str(error)), LONGEST_MESSAGE, placeholder=" ...")
 
 
 def _cut(kind: str, texts: Mapping[str, str]) -> dict[str, str]:

@@ -155,8 +155,10 @@ class Projection:
         points = projection.points(row["config"], segments, after=state.points)
         if result is not None:
             points += projection.summary(result)
-        # Params never change: they come with the first evaluations.
-        params = projection.params(row["config"]) if state.points < 0 else {}
+        params = dict[str, str]()
+        if state.points < 0:
+            # What never changes comes with the first evaluations.
+            params, tags = projection.params(row["config"]), tags | projection.config_tags(row["config"])
         self._writer.log(state.run_id, params=params, tags=tags, points=points)
         sent = max([state.points, 0, *(segment["to_step"] for segment in segments)])
         if result is not None:

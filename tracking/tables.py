@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tracking import rows as study_rows
+from tracking.analysis.convergence import FIGURES
 from tracking.rows import POINT_FIRST, TAGS, TO_TARGET, TOTALS
 
-TRIAL_COLUMNS = ("number", "cell", "index", "phase", "status", "reason", *TOTALS, *TO_TARGET, *TAGS)
+TRIAL_COLUMNS = (
+    *("number", "cell", "index", "phase", "status", "reason", *TOTALS),
+    *(*TO_TARGET, "hit_after", "censoring", *FIGURES, *TAGS),
+)
 CURVE_COLUMNS = ("trial", *POINT_FIRST)
 
 

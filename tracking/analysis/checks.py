@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from tracking.analysis.data import is_number
 from tracking.analysis.rates import edge_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _Cell:
     @property
     def best(self) -> Row | None:
         """The feasible trial with the best objective; ties go to the lower number."""
-        judged = [row for row in self.rows if self.records[row["number"]].feasible and _is_finite(row.get("value"))]
+        judged = [row for row in self.rows if self.records[row["number"]].feasible and is_number(row.get("value"))]
         return min(judged, key=lambda row: (self.sign * row["value"], row["number"]), default=None)
 
     @property
@@ -116,10 +117,6 @@ def checks(
     if metrics.get("target") is not None:
         found += [*_target(cells), *(check for cell in cells for check in _hits(cell)), *_resolution(cells)]
     return found
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _check(name: str, sentence: str, *, cell: str | None = None, note: bool = False) -> Check:

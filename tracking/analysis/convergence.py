@@ -6,15 +6,15 @@ seconds), never a number made up.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
-from tracking.analysis.curves import Curve, Span, area, loss, measured
+from tracking.analysis.curves import Curve, area, loss, measured
 
 Censoring = Literal["", "budget", "pruned", "diverged", "oom", "failed", "running"]
 
@@ -34,6 +34,9 @@ INTERRUPTED = ("failed", "running")
 """Endings that say nothing of the configuration: such a trial is no draw of the search."""
 TAIL = 5
 """Evaluations at the end whose mean and standard deviation are kept."""
+OF_CURVE = ("last_mean", "last_sd", "area", "area_raw", "area_linear")
+FIGURES = ("sustained_steps_to_target", "interpolated_steps_to_target", *OF_CURVE)
+"""Columns of a trial that its whole curve gives, not one of its evaluations (`figures`)."""
 PER_STEP = "steps x step time alone"
 """The `time_mode` of trials whose `seconds` are their steps times a step time measured alone."""
 
@@ -76,17 +79,13 @@ class Convergence:
     last_sd: float | None = None
     """Mean and standard deviation of the last five values: the noise from one evaluation to the next."""
     area: float | None = None
-    """Area under the best value so far, over log(1 + epochs); in [0, 1], 1 is best. Rewards early speed."""
+    """Area under the best value so far, over log(1 + epochs), in the objective's unit. Rewards early speed."""
     area_raw: float | None = None
     """The same of the values as they are."""
     area_linear: float | None = None
-    """The same of the best value so far, over examples."""
+    """The same of the best value so far, over epochs."""
     gap: float | None = None
-    """Generalization gap: the validation loss less the same on training examples, in evaluation mode.
-
-    At the evaluation that the trial is judged by where the module logs `train_eval_loss`; at the end where it was
-    measured there (`models.sharpness`).
-    """
+    """Generalization gap: the objective at the end less the same on training examples, in evaluation mode."""
 
     @property
     def feasible(self) -> bool:
@@ -154,22 +153,15 @@ def first_hit(curve: Curve, *, metric: str, target: float, direction: str) -> Hi
 
 
 def convergence(
-    trial: Mapping[str, Any],
-    curve: Curve,
-    *,
-    metrics: Mapping[str, Any],
-    target: float | None,
-    reference: float | Span,
+    trial: Mapping[str, Any], curve: Curve, *, metrics: Mapping[str, Any], target: float | None
 ) -> Convergence:
     """What one trial's curve says.
 
     Args:
         trial: its row, as `tracking.rows.trials` gives it.
         curve: its evaluations.
-        metrics: the study's `objective`, `direction`, `select`, and `target_metric` and `target_direction` if set.
+        metrics: the study's `objective`, `direction`, and `target_metric` and `target_direction` if set.
         target: the value to reach; None: no target.
-        reference: the study's scale for areas (`span`), or its best value alone: then each trial starts from its own
-            first evaluation, and areas do not compare between trials.
     """
     metric, direction = metrics["objective"], metrics["direction"]
     hit = None if target is None else _hit(trial, curve, metrics, target)
@@ -186,9 +178,7 @@ def convergence(
     if not points:
         return record
     best = min(points, key=lambda point: loss(point[metric], direction))
-    chosen = best if metrics.get("select", "best") == "best" else points[-1]
     tail = [float(point[metric]) for point in points[-TAIL:]]
-    scale = reference if isinstance(reference, Span) else Span(start=points[0][metric], best=reference)
     return replace(
         record,
         best=float(best[metric]),
@@ -197,11 +187,25 @@ def convergence(
         final=tail[-1],
         last_mean=statistics.fmean(tail),
         last_sd=statistics.stdev(tail) if len(tail) > 1 else None,
-        area=area(curve, metric=metric, scale=scale),
-        area_raw=area(curve, metric=metric, scale=scale, best_so_far=False),
-        area_linear=area(curve, metric=metric, scale=scale, logarithmic=False),
-        gap=_gap(chosen),
+        area=area(curve, metric=metric, direction=direction),
+        area_raw=area(curve, metric=metric, direction=direction, best_so_far=False),
+        area_linear=area(curve, metric=metric, direction=direction, logarithmic=False),
+        gap=trial.get(f"gap_{metric}"),
     )
+
+
+def figures(record: Convergence) -> dict[str, float]:
+    """The `FIGURES` of a trial, as far as there are any: a hit that does not last has no sustained one."""
+    known = {name: getattr(record, name) for name in OF_CURVE}
+    if record.hit is not None:
+        known["sustained_steps_to_target"] = record.hit.sustained
+        known["interpolated_steps_to_target"] = record.hit.interpolated
+    return {name: value for name, value in known.items() if value is not None and math.isfinite(value)}
+
+
+def gaps(final: Mapping[str, float], fit: Mapping[str, float]) -> dict[str, float]:
+    """Generalization gaps by metric: the last evaluation less what validation says of training examples."""
+    return {name: final[name] - value for name, value in fit.items() if name in final}
 
 
 def cell_speed(cell: str, batch_size: int, records: Sequence[Convergence]) -> CellSpeed:
@@ -250,9 +254,8 @@ def selection_interval(hits: Sequence[float], *, low: float = 0.1, high: float =
     if not hits:
         return math.inf, math.inf
     ranked = sorted(hits)
-    reached = np.cumsum(minimum_distribution(len(ranked)))
-    first, last = np.searchsorted(reached, (low, high))
-    return ranked[int(first)], ranked[int(last)]
+    reached = list(itertools.accumulate(minimum_distribution(len(ranked))))
+    return ranked[bisect.bisect_left(reached, low)], ranked[bisect.bisect_left(reached, high)]
 
 
 def _hit(trial: Mapping[str, Any], curve: Curve, metrics: Mapping[str, Any], target: float) -> Hit | None:
@@ -265,12 +268,6 @@ def _hit(trial: Mapping[str, Any], curve: Curve, metrics: Mapping[str, Any], tar
     if hit is not None and trial.get("time_mode") == "array":
         return replace(hit, seconds=math.nan)
     return hit
-
-
-def _gap(chosen: Mapping[str, Any]) -> float | None:
-    # The running training loss (dropout, augmentation, moving weights) is no valid left operand: only this key is.
-    train, validation = chosen.get("train_eval_loss"), chosen.get("val_loss")
-    return None if train is None or validation is None else float(validation) - float(train)
 
 
 def _number(value: Any) -> float:

@@ -1,74 +1,27 @@
-"""Everything that is worked out from a study: `analyse(load(folder))`."""
+"""Everything that is worked out from a study, laws and comparisons over its cells: `analyse(load(folder))`."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tracking.analysis.cells import CellResult, cell_of, records_of
 from tracking.analysis.checks import Check, checks
-from tracking.analysis.convergence import CellSpeed, Convergence, cell_speed, convergence
-from tracking.analysis.curves import span
-from tracking.analysis.data import StudyData, counts, is_number
-from tracking.analysis.rates import Optimum, RateLaw, rate_law, rate_optimum
+from tracking.analysis.convergence import Convergence, cell_speed
+from tracking.analysis.curves import loss
+from tracking.analysis.data import StudyData
+from tracking.analysis.rate_laws import RateLaw, rate_law
 from tracking.analysis.scaling import Hyperbola, Regime, economical_batch, fit_hyperbola, regimes
-from tracking.analysis.statistics import Verdict, compare
 from tracking.analysis.timing import StepTime, TimeOptimal, fit_step_time, time_optimal
-from tracking.rows import Row
+from tracking.analysis.verdicts import Verdict, compare
 
-ALONE = "steps x step time alone"
-"""The `time_mode` of a row whose seconds are those of a training that has its worker for itself."""
-SEARCHED_RATES = 3
-"""A cell with fewer different rates than this was not tuned: nothing is fitted to it (methodology, trap 1)."""
 CONFIRM = "confirm"
 """The phase of trials that run a configuration again on fresh seeds: no part of the search (methodology 1.11)."""
 OVERALL = "best of all"
 """Name of the method that takes the best cell of each batch size."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellResult:
-    """One cell of the grid and what its trials add up to."""
-
-    name: str
-    batch_size: int
-    method: str
-    optimizer: str
-    schedule: str
-    trials: Sequence[Row]
-    records: Sequence[Convergence]
-    speed: CellSpeed
-    optimum: Optimum | None
-    """None without a learning rate of ours."""
-    bounds: tuple[float, float] | None
-    best: Row | None
-    searched: bool
-    """Whether its rate was searched, so that it may be compared with other cells."""
-    step_seconds: float | None
-    """Seconds of one step of a training that runs alone."""
-
-    @property
-    def steps(self) -> float:
-        """Steps to the target; infinity: never."""
-        return self.speed.steps
-
-    @property
-    def seconds(self) -> float:
-        """Seconds to the target of a training alone: steps times step time."""
-        return self.steps * self.step_seconds if self.step_seconds is not None else math.nan
-
-    @property
-    def edge(self) -> str:
-        """`low`, `high` or `infeasible` where the best rate lies at the end of what was searched."""
-        return self.optimum.edge if self.optimum is not None else ""
-
-    @property
-    def winner(self) -> Row | None:
-        """The trial that reached the target first."""
-        return next((row for row in self.trials if row["number"] == self.speed.winner), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +69,8 @@ class Analysis:
     @property
     def ranked(self) -> list[CellResult]:
         """Cells with a result, the best first."""
-        sign = 1 if self.data.direction == "min" else -1
-        judged = [(cell.best["value"], cell) for cell in self.cells if cell.best is not None]
-        return [cell for _, cell in sorted(judged, key=lambda pair: sign * pair[0])]
+        judged = [(loss(cell.best["value"], self.data.direction), cell) for cell in self.cells if cell.best is not None]
+        return [cell for _, cell in sorted(judged, key=lambda pair: pair[0])]
 
     @property
     def fastest(self) -> CellResult | None:
@@ -133,11 +85,11 @@ def analyse(data: StudyData) -> Analysis:
     # What was run again is no part of the search: from here on, only that is looked at.
     searched = [row for row in data.trials if row["phase"] != CONFIRM]
     data = replace(data, trials=searched)
-    records = _records(data, searched)
+    records = records_of(data, searched)
     rows = defaultdict(list)
     for row in searched:
         rows[row["cell"]].append(row)
-    cells = [_cell(data, name, members, records) for name, members in rows.items()]
+    cells = [cell_of(data, name, members, records) for name, members in rows.items()]
     cells.sort(key=lambda cell: cell.batch_size)
     methods = [_method(data, name, cells) for name in dict.fromkeys(cell.method for cell in cells)]
     return Analysis(
@@ -152,102 +104,17 @@ def analyse(data: StudyData) -> Analysis:
     )
 
 
-def _records(data: StudyData, rows: Sequence[Row]) -> dict[int, Convergence]:
-    """What each trial's curve says, by trial number, with the generalization gap where it was measured."""
-    curves = {row["number"]: data.curves.get(row["number"], ()) for row in rows}
-    scale = span(curves.values(), metric=data.objective, direction=data.direction)
-    records = {
-        row["number"]: convergence(
-            row,
-            curves[row["number"]],
-            metrics={"direction": "min", **data.metrics},
-            target=data.target,
-            reference=math.nan if scale is None else scale,
-        )
-        for row in rows
-    }
-    gaps = _gaps(data, rows)
-    return {number: replace(one, gap=gaps[number]) if number in gaps else one for number, one in records.items()}
-
-
-def _gaps(data: StudyData, rows: Sequence[Row]) -> dict[int, float]:
-    """Final objective less the same metric on training examples, both in evaluation mode (methodology 1.2)."""
-    finals = {row["number"]: row.get(f"final_{data.objective}") for row in rows}
-    trained = {
-        found["trial"]: (found.get("train_metrics") or {}).get(data.objective)
-        for found in data.probes.get("sharpness") or ()
-    }
-    pairs = [(number, finals.get(number), value) for number, value in trained.items()]
-    return {number: final - value for number, final, value in pairs if is_number(final) and is_number(value)}
-
-
 def _easier(data: StudyData, cells: Sequence[CellResult]) -> Method | None:
     """The best of each batch size once more, by its steps to the easier target."""
     if data.target is None or data.easier_target is None or not cells:
         return None
     nearer = replace(data, metrics={**data.metrics, "target": data.easier_target})
-    records = _records(nearer, [row for cell in cells for row in cell.trials])
+    records = records_of(nearer, [row for cell in cells for row in cell.trials])
     again = []
     for cell in cells:
         mine = [records[row["number"]] for row in cell.trials]
         again.append(replace(cell, records=mine, speed=cell_speed(cell.name, cell.batch_size, mine)))
     return _overall(nearer, again)
-
-
-def _cell(data: StudyData, name: str, rows: Sequence[Row], records: Mapping[int, Convergence]) -> CellResult:
-    first = rows[0]
-    optimizers = (data.space.get("search") or {}).get("optimizers") or {}
-    method = first["schedule"] if len(optimizers) == 1 else f"{first['optimizer']} {first['schedule']}"
-    bounds = _bounds(data, name, rows)
-    mine = [records[row["number"]] for row in rows]
-    return CellResult(
-        name=name,
-        batch_size=first["batch_size"],
-        method=method,
-        optimizer=first["optimizer"],
-        schedule=first["schedule"],
-        trials=rows,
-        records=mine,
-        speed=cell_speed(name, first["batch_size"], mine),
-        optimum=None if bounds is None else _optimum(data, rows, bounds),
-        bounds=bounds,
-        best=data.best(rows),
-        searched=len({row.get("learning_rate") for row in rows if is_number(row.get("learning_rate"))})
-        >= SEARCHED_RATES,
-        step_seconds=_step_seconds(data, first, rows),
-    )
-
-
-def _bounds(data: StudyData, cell: str, rows: Sequence[Row]) -> tuple[float, float] | None:
-    """What was asked where the ledger knows it, widened to what was tried: an extended range is in the rows only."""
-    tried = [row["learning_rate"] for row in rows if is_number(row.get("learning_rate"))]
-    asked = data.bounds.get(cell, ())
-    return (min(*tried, *asked), max(*tried, *asked)) if len(tried) + len(asked) > 1 else None
-
-
-def _optimum(data: StudyData, rows: Sequence[Row], bounds: tuple[float, float]) -> Optimum:
-    judged = [row for row in rows if counts(row) and is_number(row.get("learning_rate"))]
-    lost = [row["learning_rate"] for row in rows if row["status"] == "DIVERGED" and is_number(row.get("learning_rate"))]
-    return rate_optimum(
-        [row["learning_rate"] for row in judged],
-        [_cost(data, row["value"]) for row in judged],
-        bounds=bounds,
-        infeasible_rates=lost,
-    )
-
-
-def _cost(data: StudyData, value: float) -> float:
-    """The objective on a scale on which small is good."""
-    return float(value) if data.direction == "min" else -float(value)
-
-
-def _step_seconds(data: StudyData, first: Row, rows: Sequence[Row]) -> float | None:
-    measured = (data.probes.get("steps") or {}).get(f"{first['batch_size']}-{first['optimizer']}")
-    if is_number(measured):
-        return float(measured)
-    alone = [row for row in rows if row.get("time_mode") == ALONE] or rows
-    seconds = [row["seconds"] / row["steps"] for row in alone if row.get("seconds") and row.get("steps")]
-    return statistics.median(seconds) if seconds else None
 
 
 def _method(data: StudyData, name: str, cells: Sequence[CellResult]) -> Method:
@@ -260,9 +127,8 @@ def _overall(data: StudyData, cells: Sequence[CellResult]) -> Method:
     sizes = defaultdict(list)
     for cell in cells:
         sizes[cell.batch_size].append(cell)
-    sign = 1 if data.direction == "min" else -1
     best = [
-        min(mine, key=lambda cell: (cell.steps, sign * cell.best["value"] if cell.best else math.inf))
+        min(mine, key=lambda cell: (cell.steps, loss(cell.best["value"], data.direction) if cell.best else math.inf))
         for mine in sizes.values()
     ]
     return _fitted(data, OVERALL, best, law=None)

@@ -8,7 +8,8 @@ from typing import Any
 
 import altair as alt
 
-from tracking.analysis.study import ALONE, Analysis, CellResult
+from tracking.analysis.cells import ALONE, CellResult
+from tracking.analysis.study import Analysis
 from tracking.analysis.timing import seconds_to_target
 from tracking.report import drawing, words
 from tracking.report.drawing import GREY, INK, Figure, Panel, Rows

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tracking.analysis.cells import CellResult
 from tracking.analysis.data import is_number
-from tracking.analysis.statistics import Verdict
-from tracking.analysis.study import Analysis, CellResult
+from tracking.analysis.study import Analysis
+from tracking.analysis.verdicts import Verdict
 from tracking.report import words
 from tracking.report.drawing import Panel, Table
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import altair as alt
+import numpy as np
 
+from tracking.analysis.cells import CellResult
 from tracking.analysis.data import is_number
-from tracking.analysis.study import Analysis, CellResult
+from tracking.analysis.study import Analysis
 from tracking.report import drawing, words
 from tracking.report.drawing import Figure, Panel, Rows
 from tracking.report.panels_rates import log_objective
@@ -15,6 +17,8 @@ from tracking.rows import Row
 
 WHOLE, STEPS, EXAMPLES = "whole training", "equal steps", "equal examples"
 VIEWS = (WHOLE, STEPS, EXAMPLES)
+MIDDLE = (0.05, 0.95)
+"""Share of the gaps that the axis covers at least: some trials with a hopeless rate lie far outside."""
 COLOURS = ("#a8a8a8", "#0072B2", "#D55E00")
 
 
@@ -27,7 +31,7 @@ def generalization_panel(analysis: Analysis) -> Panel:
     figures = [_figure(analysis, rows, name)]
     gaps, sharpness = _gaps(analysis), _sharpness(analysis)
     if gaps:
-        figures.append(_points_figure(analysis, "gap", gaps, f"generalization gap ({analysis.data.objective})"))
+        figures.append(_gap_figure(analysis, gaps))
     if sharpness:
         figures.append(_points_figure(analysis, "sharpness", sharpness, "ascent sharpness"))
     return Panel(
@@ -114,9 +118,15 @@ def _figure(analysis: Analysis, rows: Rows, name: str) -> Figure:
 def _gaps(analysis: Analysis) -> Rows:
     records = [(cell, record) for cell in analysis.cells for record in cell.records]
     return [
-        {"batch_size": cell.batch_size, "value": record.gap, "method": cell.method, "trial": record.number}
+        {
+            "batch_size": cell.batch_size,
+            "value": record.gap,
+            "method": cell.method,
+            "trial": record.number,
+            "best": cell.best is not None and record.number == cell.best["number"],
+        }
         for cell, record in records
-        if cell.best is not None and record.number == cell.best["number"] and is_number(record.gap)
+        if is_number(record.gap)
     ]
 
 
@@ -127,6 +137,25 @@ def _sharpness(analysis: Analysis) -> Rows:
         for found in analysis.data.probes.get("sharpness") or ()
         if is_number(found.get("ascent")) and (cell := cells.get(found.get("trial", -1))) is not None
     ]
+
+
+def _gap_figure(analysis: Analysis, rows: Rows) -> Figure:
+    """The best trial of each cell over all others, of which those of hopeless rates may lie outside."""
+    reached = np.quantile([row["value"] for row in rows], MIDDLE).tolist() + [
+        row["value"] for row in rows if row["best"]
+    ]
+    title = f"generalization gap ({analysis.data.objective})"
+    scale = alt.Scale(domain=[min(0.0, *reached), max(0.0, *reached)], nice=True)
+    base = alt.Chart(drawing.named("rows")).encode(
+        x=drawing.batch_axis(analysis.batch_sizes),
+        y=alt.Y("value:Q", title=title, scale=scale, axis=alt.Axis(format="~g", tickCount=5)),
+        color=drawing.method_colour([method.name for method in analysis.methods]),
+        tooltip=drawing.tips(["method:N", "batch_size:Q", "value:Q", "trial:Q"]),
+    )
+    others = base.transform_filter("!datum.best").mark_point(size=25, strokeWidth=1, opacity=0.4, clip=True)
+    best = base.transform_filter("datum.best").mark_point(filled=True, size=90, opacity=1)
+    chart = alt.layer(others, best).properties(height=200, width=drawing.WIDTH)
+    return Figure(name="gap", chart=chart, data={"rows": rows}, label=f"{title} against batch size.")
 
 
 def _points_figure(analysis: Analysis, name: str, rows: Rows, title: str) -> Figure:
@@ -170,21 +199,24 @@ def _notes(analysis: Analysis, gaps: Rows, *, sharpness: bool) -> list[str]:
         notes.append("Sharpness was not measured in this study.")
     else:
         notes.append("Sharpness is a diagnostic, not evidence of generalization (Dinh 2017; Andriushchenko 2023).")
-    reasons = [found.get("reason") for found in analysis.data.probes.get("sharpness") or ()]
+    reasons = [row.get("gap_reason") for cell in analysis.cells for row in cell.trials]
+    reasons += [found.get("reason") for found in analysis.data.probes.get("sharpness") or ()]
     lacks = list(dict.fromkeys(str(reason).rstrip(".") for reason in reasons if reason))
     return [*notes, *(f"Not measured everywhere: {lack}." for lack in lacks)]
 
 
 def _gap_note(analysis: Analysis, gaps: Rows) -> str:
     if not gaps:
-        return "The generalization gap needs the training loss in evaluation mode, which this study did not measure."
-    objective = analysis.data.objective
+        return "No trial of this study was validated on training examples too, so there is no generalization gap."
     said = (
-        f"The generalization gap is the {objective} that a cell's best training ended with, less the same on training "
-        "examples in evaluation mode"
+        f"The generalization gap is the {analysis.data.objective} that a training ended with, less the same on as many "
+        "training examples, the same ones for every trial, both in evaluation mode. Large points: the best of each cell"
     )
-    first = next((cell.method for cell in analysis.ranked if any(row["method"] == cell.method for row in gaps)), "")
-    by_size = sorted((row for row in gaps if row["method"] == first), key=lambda row: row["batch_size"])
+    best = [row for row in gaps if row["best"]]
+    first = next((cell.method for cell in analysis.ranked if any(row["method"] == cell.method for row in best)), None)
+    if first is None:
+        return f"{said}. No cell's best has one."
+    by_size = sorted((row for row in best if row["method"] == first), key=lambda row: row["batch_size"])
     parts = [f"{words.number(row['value'])} at batch size {row['batch_size']:,}" for row in (by_size[0], by_size[-1])]
     ends = words.listed(list(dict.fromkeys(parts)))
-    return f"{said}: with {first} {ends}. One training each: a difference may be chance."
+    return f"{said}; with {first} {ends}. One training each: a difference may be chance."

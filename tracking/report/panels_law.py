@@ -8,8 +8,9 @@ from typing import Any
 
 import altair as alt
 
+from tracking.analysis.cells import CellResult
 from tracking.analysis.data import is_number
-from tracking.analysis.study import Analysis, CellResult, Method
+from tracking.analysis.study import Analysis, Method
 from tracking.report import drawing, words
 from tracking.report.drawing import GREY, Figure, Panel, Rows
 from tracking.report.panels_rates import cell_facts

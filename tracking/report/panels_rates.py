@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import altair as alt
 
+from tracking.analysis.cells import CellResult
 from tracking.analysis.data import counts, is_number
-from tracking.analysis.study import Analysis, CellResult
+from tracking.analysis.study import Analysis
 from tracking.report import drawing, words
 from tracking.report.drawing import WARNING, Figure, Panel, Rows
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import altair as alt
 
+from tracking.analysis.cells import CellResult
 from tracking.analysis.convergence import selection_interval
 from tracking.analysis.data import counts, is_number
-from tracking.analysis.study import Analysis, CellResult
+from tracking.analysis.study import Analysis
 from tracking.report import drawing, words
 from tracking.report.drawing import Figure, Panel, Rows, Table
 from tracking.report.panels_rates import facets, log_objective, rate_axis

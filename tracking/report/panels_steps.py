@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import altair as alt
 
+from tracking.analysis.cells import CellResult
 from tracking.analysis.scaling import Regime
-from tracking.analysis.study import OVERALL, Analysis, CellResult, Method
+from tracking.analysis.study import OVERALL, Analysis, Method
 from tracking.report import drawing, words
 from tracking.report.drawing import INK, Figure, Panel, Rows, Table
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from tracking.analysis.cells import CellResult
 from tracking.analysis.data import is_number
-from tracking.analysis.study import Analysis, CellResult
+from tracking.analysis.study import Analysis
 from tracking.report import drawing, words
 from tracking.report.drawing import GREY, INK, Figure, Panel, Rows
 from tracking.report.panels_rates import facets, log_objective

@@ -1,0 +1,105 @@
+"""Which paused trials go on from a rung: pure functions of what the trials came to there.
+
+A trial pauses at every rung and is never stopped there: what looks poor now goes on later if the ones beside it turn
+out poorer. Only trials of one group are compared, at one rung.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Rule = Literal["none", "halving", "hyperband", "median"]
+"""halving: asynchronous successive halving (Li et al. 2020). hyperband: the same in brackets that begin to compare at
+later rungs (Li et al. 2018). median: whatever is no worse than the median (Golovin et al. 2017)."""
+
+MEDIAN_OF = 3
+"""So many trials must have come to a rung before their median says anything."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """One trial, as the rungs see it."""
+
+    number: int
+    group: str
+    """Trials of one group are compared with each other."""
+    bracket: int
+    """Its first rung: it goes past earlier ones unseen."""
+    losses: Sequence[float]
+    """What it came to at each rung that it has reached, smaller is better; infinity where it diverged before."""
+    resting: bool
+    """Whether it waits at the last of these rungs."""
+
+
+def rungs(eta: int, count: int) -> list[float]:
+    """Progress at which trials are compared: `count` shares of the budget, each `eta` times the one before."""
+    return [float(eta) ** -k for k in range(count, 0, -1)]
+
+
+def bracket_of(rule: Rule, number: int, *, eta: int, count: int) -> int:
+    """The first rung at which a trial is compared; with hyperband, a later one for the fewer trials.
+
+    Each bracket costs about the same: one that starts at rung k has a share of the trials in proportion to
+    eta^(count - k) / (count + 1 - k), as in Li et al. 2018, table 1. The last one compares nowhere.
+    """
+    if rule != "hyperband":
+        return 0
+    weights = [eta ** (count - k) / (count + 1 - k) for k in range(count + 1)]
+    # The golden ratio spreads consecutive numbers evenly over (0, 1): every stretch of trials has all brackets.
+    place = (number * (math.sqrt(5) - 1) / 2 % 1) * sum(weights)
+    for bracket, weight in enumerate(weights):
+        if place < weight:
+            return bracket
+        place -= weight
+    return count
+
+
+def promoted(standings: Iterable[Standing], *, rule: Rule, eta: int) -> list[int]:
+    """Numbers of the trials that may go on now, those at the highest rung first."""
+    found: list[tuple[int, float, int]] = []
+    for (_, bracket, rung), here in _by_rung(standings).items():
+        chosen = _halved(here, rung, eta) if rule != "median" else _above_median(here, rung)
+        waiting = [one for one in chosen if one.resting and len(one.losses) == rung + 1]
+        found += [(-rung, one.losses[rung], one.number) for one in waiting if bracket <= rung]
+    return [number for *_, number in sorted(found)]
+
+
+def last_chance(standings: Iterable[Standing], *, eta: int) -> list[int]:
+    """Who goes on when nothing else is left to do: in a group that has sent nobody past a rung, its best there.
+
+    Without it, a group of fewer than `eta` trials would never have a complete one.
+    """
+    found = []
+    for (_, _, rung), here in _by_rung(standings).items():
+        best = min(here, key=lambda one: (one.losses[rung], one.number))
+        past = any(not one.resting or len(one.losses) > rung + 1 for one in here if math.isfinite(one.losses[rung]))
+        if best.resting and not past and math.isfinite(best.losses[rung]) and len(here) < eta:
+            found.append(best.number)
+    return found
+
+
+def _by_rung(standings: Iterable[Standing]) -> dict[tuple[str, int, int], list[Standing]]:
+    """Everyone who has come to a rung, by group, bracket and rung; a trial is seen from its bracket's rung on."""
+    found: defaultdict[tuple[str, int, int], list[Standing]] = defaultdict(list)
+    for one in standings:
+        for rung in range(one.bracket, len(one.losses)):
+            found[one.group, one.bracket, rung].append(one)
+    return found
+
+
+def _halved(here: Sequence[Standing], rung: int, eta: int) -> list[Standing]:
+    ranked = sorted(here, key=lambda one: (one.losses[rung], one.number))
+    return [one for one in ranked[: len(here) // eta] if math.isfinite(one.losses[rung])]
+
+
+def _above_median(here: Sequence[Standing], rung: int) -> list[Standing]:
+    if len(here) < MEDIAN_OF:
+        return [one for one in here if math.isfinite(one.losses[rung])]
+    # The lower of two middle values, so that an infinite one never becomes the mark.
+    mark = statistics.median_low(one.losses[rung] for one in here)
+    return [one for one in here if one.losses[rung] <= mark and math.isfinite(one.losses[rung])]

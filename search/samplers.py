@@ -1,0 +1,188 @@
+"""Where the proposals of the strategy `tune` come from: sequences that are laid down beforehand, and Optuna's samplers.
+
+A sequence (`qmc`, `random`, `grid`) does not look at results. Optuna's samplers do; they get all results anew before
+each batch of proposals, so that a study rebuilt from its ledger goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from scipy.stats import qmc
+
+from search.config import RangeConfig
+from search.joint import JointSpace, Point
+from search.proposals import BLOCK, DRAWS, distribution
+from search.space import value_at
+
+SEQUENCES = ("qmc", "random", "grid")
+LEVELS = 5
+"""Places at which `grid` tries a continuous range, unless `search.sampler_args.levels` says otherwise."""
+REMEMBERED = 1000
+"""Results that a sampler is given: of more, the best half and the latest half. TPE takes 50 ms a proposal from so many,
+and its time grows with them."""
+
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # group: arguments of different optimizers and schedules are modelled jointly where they occur together.
+    "tpe": ("optuna.samplers.TPESampler", {"multivariate": True, "group": True, "constant_liar": True}),
+    "gp": ("optuna.samplers.GPSampler", {"deterministic_objective": False, "warn_independent_sampling": False}),
+    "cmaes": ("optuna.samplers.CmaEsSampler", {"warn_independent_sampling": False}),
+    "nsga2": ("optuna.samplers.NSGAIISampler", {}),
+}
+"""Name of a sampler to Optuna's class and to the arguments in which ours differs from Optuna's defaults."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """A trial as a sampler sees it."""
+
+    point: Mapping[str, Any]
+    state: TrialState
+    value: float | None = None
+    """The objective of a complete trial."""
+    rungs: Mapping[int, float] = field(default_factory=dict)
+    """The objective at each rung, for a trial that waits or was given up there."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What the sampler itself has noted with it: CMA-ES and NSGA-II keep their generations so."""
+
+
+def sequence(name: str, joint: JointSpace, *, seed: int, levels: int = LEVELS) -> Iterator[Point]:
+    """All points of a sequence in their order: endless, but for `grid`."""
+    if name == "grid":
+        points = list(joint.grid(levels))
+        # In another order than the grid's, so that one that is stopped early has seen all of it.
+        random.Random(seed).shuffle(points)
+        yield from points
+        return
+    extents = joint.everything()
+    for row in _rows(name, len(extents), seed):
+        yield joint.reduced(
+            {axis: value_at(extent, float(u)) for (axis, extent), u in zip(extents.items(), row, strict=True)}
+        )
+
+
+def _rows(name: str, dimensions: int, seed: int) -> Iterator[np.ndarray]:
+    """Points of the unit cube, without end."""
+    if name == "qmc":
+        sobol = qmc.Sobol(d=dimensions, scramble=True, rng=seed)
+        while True:
+            yield from sobol.random(BLOCK)
+    generator = np.random.default_rng(seed)
+    while True:
+        yield generator.random(dimensions)
+
+
+def sampler_of(name: str, args: Mapping[str, Any], *, seed: int) -> Any:
+    """Optuna's sampler by one of our names, or by its import path.
+
+    Raises:
+        ValueError: if there is none, or if it does not take the arguments.
+    """
+    path, own = SAMPLERS.get(name, (name, {}))
+    module, _, cls = path.rpartition(".")
+    try:
+        made = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError, ValueError) as error:
+        known = ", ".join([*SAMPLERS, *SEQUENCES])
+        raise ValueError(
+            f"`search.sampler` must be one of {known}, or the import path of an Optuna sampler, but {name!r} cannot be "
+            f"imported: {error}."
+        ) from error
+    if not (isinstance(made, type) and issubclass(made, optuna.samplers.BaseSampler)):
+        raise ValueError(f"`search.sampler` must be a sampler of Optuna's kind, but {name!r} is none.")
+    given = {**own, **args}
+    try:
+        with warnings.catch_warnings():
+            # Experimental is what Optuna calls parts of most samplers; whoever names one has chosen it.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return made(**({"seed": seed % 2**32} if "seed" not in given else {}), **given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`search.sampler_args` must be what {cls} takes, but got {dict(args)}: {error}.") from error
+
+
+def remembered(known: Sequence[Known], *, maximize: bool) -> list[Known]:
+    """The results that a sampler is given, in their order: those that run, and at most `REMEMBERED` that have ended."""
+    ended = [index for index, one in enumerate(known) if one.state is not TrialState.RUNNING]
+    if len(ended) <= REMEMBERED:
+        return list(known)
+    sign = -1.0 if maximize else 1.0
+    valued = [index for index in ended if known[index].value is not None]
+    best = set(sorted(valued, key=lambda index: (sign * (known[index].value or 0.0), index))[: REMEMBERED // 2])
+    kept = best | {*[index for index in ended if index not in best][len(best) - REMEMBERED :]}
+    return [one for index, one in enumerate(known) if index in kept or one.state is TrialState.RUNNING]
+
+
+class Asker:
+    """One batch of proposals by an Optuna sampler that knows certain results; proposals made count as running."""
+
+    def __init__(self, joint: JointSpace, known: Sequence[Known], sampler: Any, *, maximize: bool) -> None:
+        self._joint = joint
+        self._study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
+        self._study.add_trials([_frozen(one, joint) for one in remembered(known, maximize=maximize)])
+
+    def ask(self, fixed: Mapping[str, Any], refused: Callable[[Point], bool]) -> tuple[Point, dict[str, Any]] | None:
+        """A point that is not refused, and what the sampler notes with it; None if hardly any more come."""
+        for _ in range(DRAWS):
+            if fixed:
+                self._study.enqueue_trial(dict(fixed))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                trial = self._study.ask()
+                point = self._suggest(trial)
+            if not refused(point):
+                noted = self._study.get_trials(deepcopy=False)[trial.number].system_attrs
+                return point, {name: value for name, value in noted.items() if name != "fixed_params"}
+            self._study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def _suggest(self, trial: optuna.Trial) -> Point:
+        axes = {name: _suggested(trial, name, extent) for name, extent in self._joint.axes().items()}
+        own = self._joint.coordinates(self._joint.cell_of(axes))
+        return {**axes, **{name: _suggested(trial, name, extent) for name, extent in own.items()}}
+
+
+def identity(point: Mapping[str, Any]) -> str:
+    """What two equal points have in common."""
+    return repr(sorted(point.items()))
+
+
+def first_points(points: Iterator[Point], count: int) -> list[Point]:
+    """The first `count` points that differ from each other; fewer when hardly any more come."""
+    found: dict[str, Point] = {}
+    for point in islice(points, DRAWS * count):
+        found.setdefault(identity(point), point)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def _suggested(trial: optuna.Trial, name: str, extent: RangeConfig) -> Any:
+    if extent.values is not None:
+        return trial.suggest_categorical(name, list(extent.values))
+    assert extent.low is not None and extent.high is not None, "a range without values has bounds"
+    if extent.is_integer:
+        step = int(extent.step or 1)
+        return trial.suggest_int(name, int(extent.low), int(extent.high), log=extent.log, step=step)
+    return trial.suggest_float(name, extent.low, extent.high, log=extent.log, step=extent.step)
+
+
+def _frozen(one: Known, joint: JointSpace) -> optuna.trial.FrozenTrial:
+    cell = joint.cell_of(one.point)
+    extents = {**joint.axes(), **joint.coordinates(cell)}
+    return optuna.trial.create_trial(
+        state=one.state,
+        value=one.value if one.state is TrialState.COMPLETE else None,
+        params=dict(one.point),
+        distributions={name: distribution(extents[name]) for name in one.point},
+        intermediate_values=dict(one.rungs),
+        system_attrs=dict(one.attributes),
+    )

@@ -1,0 +1,283 @@
+"""The study of the strategy `tune`: one sampler over the whole grid, and rungs at which trials wait for promotion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import TrialState
+
+from models.seeds import derive
+from models.segment import Point as Evaluation
+from models.segment import SegmentResult
+from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
+from search.promotion import Standing, bracket_of, last_chance, promoted, rungs
+from search.samplers import LEVELS, SEQUENCES, Asker, Known, first_points, identity, sampler_of, sequence
+from search.space import Cell, SearchSpace
+from search.study import CellStudy, Study
+from search.trial import Phase, TrialConfig, TrialResult
+
+STARTUP = 16
+"""Quasi-random trials before a sampler that learns from results is asked: none of ours learns from fewer."""
+AHEAD = 64
+"""Points of a sequence among which those of one shape are looked for, to be trained side by side."""
+ROUNDS = 12
+"""A sampler is asked for at most this part of all trials at once, so that it learns from results in between."""
+
+
+@dataclass(slots=True)
+class TunedCell(CellStudy):
+    """A cell that proposes nothing itself: the trials of the whole study that lie in it."""
+
+    @property
+    def planned(self) -> int:
+        """Those asked: how many more will come, results decide."""
+        return len(self.asked)
+
+    def propose(self) -> tuple[Phase, dict[str, Any]] | None:
+        """Nothing."""
+        return None
+
+
+class TuneStudy(Study):
+    """Asks one sampler for points of the whole space; its cells only say where those lie.
+
+    What a sequence proposes depends on the recipe alone. What a sampler proposes depends on the results that had come
+    when it was asked, and so on the number of workers.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(space)
+        search = space.search
+        self.cells = {cell.name: TunedCell(space, cell) for cell in space.cells()}
+        self.joint = JointSpace(space)
+        self._maximize = space.metrics.direction == "max"
+        self._rungs = [] if search.promotion.rule == "none" else rungs(search.promotion.eta, search.promotion.rungs)
+        self._trials: dict[int, TrialConfig] = {}
+        self._seen: set[str] = set()
+        self._attributes: dict[int, Mapping[str, Any]] = {}
+        self._losses: dict[int, list[float]] = {}
+        """What each trial came to at the rungs that it has reached, smaller is better."""
+        self._resting: set[int] = set()
+        self._passed: dict[int, int] = {}
+        """At how many rungs a trial need not wait any more."""
+        self._exhausted = False
+        self._ahead: list[Point] | None = None
+
+    # -- asking
+
+    def restore(self, trials: Iterable[tuple[TrialConfig, TrialResult | None]]) -> None:
+        """Take over what the ledger has; rungs that were reached are told by `reaches`."""
+        known = list(trials)
+        for trial, _ in known:
+            if trial.point and trial.cell in self.cells:
+                self._trials[trial.number] = trial
+                self._seen.add(identity(trial.point))
+        super().restore(known)
+
+    def ask(self) -> TrialConfig | None:
+        """The next trial; None when all have been asked."""
+        return next(iter(self.ask_together(lambda _: 1)), None)
+
+    def ask_together(self, width: Callable[[Cell], int]) -> list[TrialConfig]:
+        """The next trials, which may share an array: all of one batch size and optimizer."""
+        search = self.space.search
+        left = search.trials - len(self._trials)
+        if left < 1 or self._exhausted:
+            return []
+        found = self._laid_down(width, left)
+        if not found and search.sampler not in SEQUENCES:
+            found = self._proposed(width, min(left, max(1, search.trials // ROUNDS)))
+        self._exhausted = not found
+        return [self._made(*one) for one in found]
+
+    def _laid_down(self, width: Callable[[Cell], int], left: int) -> list[tuple[Phase, Point, Mapping[str, Any]]]:
+        """The next points of the sequence; of a sampler's, those that it begins with."""
+        coming = [point for point in self._sequence() if not self._refused(point)][:AHEAD]
+        if not coming:
+            return []
+        first = self.joint.cell_of(coming[0])
+        kin = [point for point in coming if self.joint.cell_of(point).kind == first.kind]
+        return [("explore", point, {}) for point in kin[: min(left, max(1, width(first)))]]
+
+    def _sequence(self) -> list[Point]:
+        if self._ahead is None:
+            search = self.space.search
+            own = search.sampler in SEQUENCES
+            name, count = (search.sampler, search.trials) if own else ("qmc", min(STARTUP, search.trials))
+            levels = search.sampler_args.get("levels", LEVELS)
+            points = sequence(name, self.joint, seed=derive(search.seed, "tune", name), levels=levels)
+            self._ahead = first_points(points, count)
+        return self._ahead
+
+    def _proposed(self, width: Callable[[Cell], int], most: int) -> list[tuple[Phase, Point, Mapping[str, Any]]]:
+        """A batch from the sampler: the first is free, the others lie at its batch size and optimizer."""
+        search = self.space.search
+        seed = derive(search.seed, "tune", self._numbers)
+        sampler = sampler_of(search.sampler, search.sampler_args, seed=seed)
+        asker = Asker(self.joint, list(self._known()), sampler, maximize=self._maximize)
+        found: list[tuple[Phase, Point, Mapping[str, Any]]] = []
+        fixed: dict[str, Any] = {}
+        batch: set[str] = set()
+        while len(found) < most:
+            asked = asker.ask(fixed, lambda point: self._refused(point) or identity(point) in batch)
+            if asked is None:
+                break
+            batch.add(identity(asked[0]))
+            found.append(("propose", *asked))
+            fixed = {name: value for name, value in asked[0].items() if name in (BATCH_SIZE, OPTIMIZER)}
+            most = min(most, max(1, width(self.joint.cell_of(asked[0]))))
+        return found
+
+    def _refused(self, point: Point) -> bool:
+        return identity(point) in self._seen or self.cells[self.joint.cell_of(point).name].closed
+
+    def _made(self, phase: Phase, point: Point, attributes: Mapping[str, Any]) -> TrialConfig:
+        cell = self.cells[self.joint.cell_of(point).name]
+        trial = self._trial(cell, phase, self.joint.sampled(point), point=point)
+        self._trials[trial.number] = trial
+        self._attributes[trial.number] = attributes
+        self._seen.add(identity(point))
+        return trial
+
+    def _known(self) -> Iterator[Known]:
+        """Every trial as its sampler is to see it, in the order of asking."""
+        sign = -1.0 if self._maximize else 1.0
+        for number, trial in self._trials.items():
+            result = self._result(trial)
+            losses = {
+                rung: sign * loss for rung, loss in enumerate(self._losses.get(number, ())) if math.isfinite(loss)
+            }
+            state = _state(result, waits=bool(losses))
+            yield Known(
+                point=trial.point,
+                state=state,
+                value=result.value if result is not None and state is TrialState.COMPLETE else None,
+                rungs=losses,
+                attributes=self._attributes.get(number, {}),
+            )
+
+    def _result(self, trial: TrialConfig) -> TrialResult | None:
+        return self.cells[trial.cell].results.get(trial.index)
+
+    # -- rungs
+
+    def until(self, trial: TrialConfig, progress: float) -> float:
+        """The next rung at which the trial is compared, or its end."""
+        bracket = self._bracket(trial)
+        return next((rung for rung in self._rungs[bracket:] if rung > progress + 1e-9), 1.0)
+
+    def reaches(self, trial: TrialConfig, segments: Sequence[SegmentResult]) -> bool:
+        """Take in what a trial has come to; whether it waits at a rung now."""
+        last = segments[-1]
+        curve = [point for segment in segments for point in segment.curve]
+        # As `Plan.end_of` has them.
+        goals = [round(rung * last.total_steps) for rung in self._rungs] if last.total_steps else []
+        evaluated = curve[-1]["step"] if curve else 0.0
+        self._losses[trial.number] = [self._loss(curve, goal) for goal in goals if evaluated >= goal]
+        reached = len(self._losses[trial.number])
+        # Where it was let past this rung before, a pause has other reasons: time, or a signal.
+        waits = last.status == "PAUSED" and reached > max(self._bracket(trial), self._passed.get(trial.number, 0))
+        if waits:
+            self._resting.add(trial.number)
+        return waits
+
+    def _loss(self, curve: Sequence[Evaluation], goal: int) -> float:
+        metrics = self.space.metrics
+        sign = -1.0 if self._maximize else 1.0
+        seen: list[float] = []
+        for point in curve:
+            seen.append(sign * point.get(metrics.objective, math.nan))
+            if point["step"] >= goal:
+                break
+        finite = [value for value in seen if math.isfinite(value)]
+        if not finite or not math.isfinite(seen[-1]):
+            return math.inf
+        return min(finite) if metrics.select == "best" else seen[-1]
+
+    def _bracket(self, trial: TrialConfig) -> int:
+        promotion = self.space.search.promotion
+        return bracket_of(promotion.rule, trial.number, eta=promotion.eta, count=len(self._rungs))
+
+    def promoted(self, *, idle: bool) -> list[int]:
+        """Trials that go on now; `idle`: nothing else is left to do."""
+        if not self._resting:
+            return []
+        promotion = self.space.search.promotion
+        standings = [self._standing(trial) for trial in self._trials.values() if trial.number in self._losses]
+        found = promoted(standings, rule=promotion.rule, eta=promotion.eta)
+        if not found and idle:
+            found = last_chance(standings, eta=promotion.eta)
+        self._resting.difference_update(found)
+        self._passed |= {number: len(self._losses[number]) for number in found}
+        return found
+
+    def _standing(self, trial: TrialConfig) -> Standing:
+        return Standing(
+            number=trial.number,
+            group="/".join(str(trial.params[axis]) for axis in self.space.search.promotion.within),
+            bracket=self._bracket(trial),
+            losses=self._losses[trial.number],
+            resting=trial.number in self._resting,
+        )
+
+    def given_up(self) -> list[int]:
+        """Trials that will never go on: they end where they are."""
+        found = sorted(self._resting)
+        self._resting.clear()
+        return found
+
+    def tell(self, trial: TrialConfig, result: TrialResult) -> None:
+        """Take in a result; a trial that broke before a rung counts there as the worst."""
+        super().tell(trial, result)
+        self._resting.discard(trial.number)
+        losses = self._losses.setdefault(trial.number, [])
+        if result.status not in ("COMPLETE", "PRUNED") and len(losses) < len(self._rungs):
+            losses.append(math.inf)
+
+    # -- how far
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether there are trials left to ask."""
+        return not self._exhausted and len(self._trials) < self.space.search.trials
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every trial has its result and no other one is to come."""
+        return not self.may_ask and all(self._result(trial) is not None for trial in self._trials.values())
+
+    def planned_by_kind(self) -> dict[tuple[int, str], int]:
+        """All trials, spread evenly over the grid: where they will lie, their results decide."""
+        kinds = dict.fromkeys(study.cell.kind for study in self.cells.values())
+        return dict.fromkeys(kinds, -(-self.planned // len(kinds)))
+
+    def first_by_kind(self) -> dict[tuple[int, str], int]:
+        """The same: a sequence is all known at once, and a sampler is asked for a batch at a time."""
+        return self.planned_by_kind()
+
+    @property
+    def resting(self) -> int:
+        """How many trials wait at a rung."""
+        return len(self._resting)
+
+    @property
+    def planned(self) -> int:
+        """Trials that the search will have had when it is done."""
+        return len(self._trials) if self._exhausted else max(self.space.search.trials, len(self._trials))
+
+
+def study_of(space: SearchSpace) -> Study:
+    """The study of a recipe, by its strategy."""
+    return TuneStudy(space) if space.search.strategy == "tune" else Study(space)
+
+
+def _state(result: TrialResult | None, *, waits: bool) -> TrialState:
+    if result is None:
+        # What has been seen at a rung says more than that it runs.
+        return TrialState.PRUNED if waits else TrialState.RUNNING
+    if result.status == "COMPLETE" and result.value is not None:
+        return TrialState.COMPLETE
+    return TrialState.FAIL if result.status in ("FAILED", "TIMEOUT") else TrialState.PRUNED
