@@ -257,8 +257,13 @@ class Conductor:
     def save(self, trainer: Any) -> None:
         """Write the checkpoint of this step; the clock stands still meanwhile."""
         self.recorder.stop_clock()
-        self.checkpoint = self.path()
-        trainer.save_checkpoint(self.checkpoint)
+        path = self.path()
+        try:
+            trainer.save_checkpoint(path)
+        except OSError as error:
+            # A full disk is no fault of the user's code: such a trial is tried again.
+            raise checkpoint.CheckpointError(f"checkpoint {path} cannot be written: {error}") from error
+        self.checkpoint = path
         self.recorder.start_clock()
 
 

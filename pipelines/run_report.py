@@ -12,7 +12,7 @@ from rich.markup import escape
 from pipelines.recipe import from_yaml_text
 from tracking.analysis.data import from_remote
 from tracking.credentials import without_credentials
-from tracking.files import announce
+from tracking.files import announce, announce_notes
 from tracking.ledger import Ledger, driver_lock
 from tracking.place import existing_study, home, study_folder
 from tracking.remote import fetch
@@ -46,7 +46,7 @@ def main(study: str | None, uri: str | None) -> int:
 
 
 def from_mlflow(study: str | None, uri: str, console: Console) -> int:
-    """The report from MLflow's runs alone: without what is measured beside the trials."""
+    """The report from MLflow alone."""
     try:
         with console.status("reading the runs from MLflow"):
             data = from_remote(fetch(study, uri=uri, home=home()))
@@ -70,6 +70,7 @@ def show(files: ReportFiles, console: Console) -> None:
 
 def publish(ledger: Ledger, folder: Path, files: ReportFiles) -> None:
     """Note what MLflow should have of it: the page, the pictures, and the key figures as metrics of the search."""
+    announce_notes(ledger)
     announce(ledger, [str(file.relative_to(folder)) for file in (files.page, *files.pictures)])
     ledger.set_meta("analysis", key_figures(files.analysis))
 

@@ -15,7 +15,7 @@ from pipelines.display import Display, clock
 from pipelines.ending import conclude, measure_best, settle
 from pipelines.limits import Limits
 from pipelines.recipe import Recipe
-from pipelines.session import Session, aim, begun, note, opened, start_sync, tiers
+from pipelines.session import Session, aim, begun, note, opened, space_of, start_sync, tiers
 from search.audit import audit, summary
 from search.calibration import calibrate
 from search.cluster import connected, dashboard_address
@@ -23,6 +23,7 @@ from search.executors import DaskExecutor, Executor
 from search.gains import measure
 from search.race import Race, SearchFailed
 from search.study import Study
+from search.tuning import study_of
 from tracking.place import study_folder
 from tracking.tables import write_tables
 
@@ -30,6 +31,7 @@ from tracking.tables import write_tables
 def main(recipe: Recipe) -> int:
     """Run or continue the study of a recipe; returns the exit code."""
     folder = study_folder(recipe.study_name)
+    study_of(space_of(recipe))  # What it refuses, it refuses before anything is written.
     with opened(recipe, folder) as ledger, begun(ledger, recipe, folder) as session:
         code = 0
         try:

@@ -31,11 +31,15 @@ DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 30
 END_SECONDS = 2.0
 """How long to wait for the exit code of a worker that is known to be lost."""
+OVER_SHARE = "worker-restart-memory"
+"""Dask's topic of worker processes that were stopped because they took more memory than their share."""
 PACKAGES = ("torch", "pytorch-lightning", "distributed")
 SETTINGS = {
     "distributed.worker.daemon": False,  # A daemonic worker may not start the worker processes of a DataLoader.
     "distributed.scheduler.allowed-failures": 1,  # What kills two workers is told, not tried again.
     "distributed.admin.low-level-log-length": 100,
+    # Dask would rest a worker at 80 % of its share until memory is freed. Ours keep it: nothing would run there again.
+    "distributed.worker.memory.pause": False,
     # Large pages for what torch allocates, where glibc can ask for them: must be there before the process starts.
     "distributed.nanny.pre-spawn-environ.GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
@@ -86,17 +90,21 @@ class Watched(Nanny):
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
 
 
-def end_of(client: Client, worker: str) -> str:
-    """How the process of a lost worker ended, in a word; of one that another machine has started, nothing is known."""
-    nannies = list(getattr(client.cluster, "workers", {}).values())
+def end_of(client: Client, worker: str) -> tuple[str, str]:
+    """How the process of a lost worker ended: `oom_host` or `crash`, and in words."""
+    for _, event in client.get_events(OVER_SHARE):
+        if event["worker"] == worker:
+            return "oom_host", f"stopped with {event['rss'] / 1e9:.1f} GB, nearly all of its share of the memory"
+    # Of a worker that another machine has started, nothing is known.
+    parents = list(getattr(client.cluster, "workers", {}).values())
     # The scheduler may hear of it a moment before the parent does.
     last = time.monotonic() + END_SECONDS
-    while nannies and time.monotonic() < last:
-        code = next((nanny.ends[worker] for nanny in nannies if worker in nanny.ends), None)
+    while parents and time.monotonic() < last:
+        code = next((parent.ends[worker] for parent in parents if worker in parent.ends), None)
         if code is not None:
-            return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            return "crash", signal.Signals(-code).name if code < 0 else f"exit code {code}"
         time.sleep(0.01)
-    return "unknown"
+    return "crash", "nobody knows how"
 
 
 @contextmanager
@@ -179,6 +187,8 @@ def cores_allowed() -> int:
 @contextmanager
 def _local(workers: list[dict[str, str]], *, dashboard: bool) -> Iterator[SpecCluster]:
     runner = _deaf_loop()
+    # Dask's own share is that of one core, however few workers there are.
+    options = {**WORKER, "memory_limit": 1 / len(workers)}
     # That a task has lost its workers becomes the reason of its trial; as a line of a log it would break the display.
     logging.getLogger("distributed.scheduler").setLevel(logging.CRITICAL)
     with SpecCluster(
@@ -192,7 +202,7 @@ def _local(workers: list[dict[str, str]], *, dashboard: bool) -> Iterator[SpecCl
                 "dashboard_address": f"{LOOPBACK}:{_free_port(DASHBOARD_PORT)}",
             },
         },
-        workers={index: {"cls": Watched, "options": {**WORKER, "env": env}} for index, env in enumerate(workers)},
+        workers={index: {"cls": Watched, "options": {**options, "env": env}} for index, env in enumerate(workers)},
         silence_logs=logging.ERROR,
         name="regatta",
     ) as cluster:

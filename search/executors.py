@@ -7,17 +7,20 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from distributed import Client, Future, KilledWorker, get_worker
 
-from models.segment import Segment, SegmentResult
+from models.segment import Segment, SegmentResult, Status
 from search.cluster import end_of
 
 TRAIN = "models.train.train_segment"
 """The function that trains a segment, by name: the driver of a search does not import torch."""
 TRAIN_ARRAY = "models.array.train_array"
 """The function that trains several segments side by side."""
+PUT_BACK = "models.process.put_back"
+"""What keeps the traces of one training out of the next."""
 IN_FLIGHT = 2
 """Tasks handed out per worker: one runs while the next one already waits there."""
 BEGUN = "regatta-begun"
@@ -89,12 +92,12 @@ def find(function: str) -> Any:
 
 def run_segments(function: str, payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What a worker does: plain JSON values in and out, so that nothing of a user's is ever pickled."""
-    with _training:
-        if function == TRAIN and len(payloads) > 1:
-            segments = [Segment.from_json(payload) for payload in payloads]
+    segments = [Segment.from_json(payload) for payload in payloads]
+    with _training, find(PUT_BACK)([segment.config for segment in segments]):
+        if function == TRAIN and len(segments) > 1:
             return [result.to_json() for result in find(TRAIN_ARRAY)(segments, stop=_stop.is_set)]
         train = find(function)
-        return [train(Segment.from_json(payload), stop=_stop.is_set).to_json() for payload in payloads]
+        return [train(segment, stop=_stop.is_set).to_json() for segment in segments]
 
 
 def set_stop(value: bool) -> None:
@@ -229,18 +232,23 @@ class DaskExecutor:
             if gathered[key] is not None:
                 results.extend(SegmentResult.from_json(value) for value in gathered[key])
             else:
-                reason = self._reason(future, alone=len(segments) == 1)
-                results.extend(failed(segment, reason) for segment in segments)
+                results.extend(self._lost(future, segments))
         return results
 
-    def _reason(self, future: Future[Any], *, alone: bool) -> str:
+    def _lost(self, future: Future[Any], segments: Sequence[Segment]) -> list[SegmentResult]:
         error = future.exception() if future.status == "error" else None
         if not isinstance(error, KilledWorker):
-            return f"lost_worker: {future.status}" if error is None else f"lost_worker: {type(error).__name__}: {error}"
+            why = future.status if error is None else f"{type(error).__name__}: {error}"
+            return [failed(segment, f"lost_worker: {why}") for segment in segments]
+        last = error.last_worker.address
+        kind, how = end_of(self._client, last)
         # Dask blames all that a dead worker had. What only waited there, or trained beside others, is tried again.
         begun = [key for _, key in self._client.get_events(BEGUN)].count(future.key)
-        kind, last = "crash" if alone and begun > 1 else "lost_worker", error.last_worker.address
-        return f"{kind}: two workers that had it died, the last one at {last} ({end_of(self._client, last)})"
+        if len(segments) > 1 or begun < 2:
+            kind = "lost_worker"
+        status: Status = "OOM" if kind == "oom_host" else "FAILED"
+        reason = f"{kind}: two workers that had it died, the last one at {last} ({how})"
+        return [replace(failed(segment, reason), status=status) for segment in segments]
 
     @property
     def tasks(self) -> int:
@@ -254,7 +262,14 @@ class DaskExecutor:
     def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
         """A task each, all waited for."""
         futures = [self._client.submit(_call, function, payload, pure=False) for payload in payloads]
-        return [future.result() for future in futures]
+        try:
+            return [future.result() for future in futures]
+        except KilledWorker as error:
+            _, how = end_of(self._client, error.last_worker.address)
+            raise ValueError(
+                f"`{function}` must leave its worker alive, but two died of it, the last one so: {how}. "
+                "See whether the model and the data can be built and trained by themselves."
+            ) from error
 
     def request_stop(self) -> None:
         """Raise the flag in every worker process."""

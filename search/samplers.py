@@ -109,6 +109,24 @@ def sampler_of(name: str, args: Mapping[str, Any], *, seed: int) -> Any:
         raise ValueError(f"`search.sampler_args` must be what {cls} takes, but got {dict(args)}: {error}.") from error
 
 
+def check_sampler(name: str, args: Mapping[str, Any]) -> None:
+    """Refuse what could not be asked for proposals.
+
+    Raises:
+        ValueError: if there is no such sampler, or if it does not take the arguments.
+    """
+    if name not in SEQUENCES:
+        sampler_of(name, args, seed=0)
+        return
+    known = {"levels"} if name == "grid" else set()
+    if unknown := set(args) - known:
+        takes = "`levels` only" if known else "no arguments"
+        raise ValueError(f"`search.sampler_args` must be {takes} with {name}, but got {', '.join(sorted(unknown))}.")
+    levels = args.get("levels", LEVELS)
+    if not isinstance(levels, int) or levels < 1:
+        raise ValueError(f"`search.sampler_args.levels` must be a whole number of at least 1, but got {levels!r}.")
+
+
 def remembered(known: Sequence[Known], *, maximize: bool) -> list[Known]:
     """The results that a sampler is given, in their order: those that run, and at most `REMEMBERED` that have ended."""
     ended = [index for index, one in enumerate(known) if one.state is not TrialState.RUNNING]

@@ -14,7 +14,17 @@ from models.segment import Point as Evaluation
 from models.segment import SegmentResult
 from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
 from search.promotion import Standing, bracket_of, last_chance, promoted, rungs
-from search.samplers import LEVELS, SEQUENCES, Asker, Known, first_points, identity, sampler_of, sequence
+from search.samplers import (
+    LEVELS,
+    SEQUENCES,
+    Asker,
+    Known,
+    check_sampler,
+    first_points,
+    identity,
+    sampler_of,
+    sequence,
+)
 from search.space import Cell, SearchSpace
 from search.study import CellStudy, Study
 from search.trial import Phase, TrialConfig, TrialResult
@@ -49,8 +59,14 @@ class TuneStudy(Study):
     """
 
     def __init__(self, space: SearchSpace) -> None:
+        """Lay it out.
+
+        Raises:
+            ValueError: if there is no such sampler, or if it does not take its arguments.
+        """
         super().__init__(space)
         search = space.search
+        check_sampler(search.sampler, search.sampler_args)
         self.cells = {cell.name: TunedCell(space, cell) for cell in space.cells()}
         self.joint = JointSpace(space)
         self._maximize = space.metrics.direction == "max"

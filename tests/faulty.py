@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from distributed import get_worker
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 
 from models.data import Digits, Example
 
@@ -66,6 +67,10 @@ class Faulty(pl.LightningModule):
 
     # What can be done. Each returns a factor of the loss, if it returns.
 
+    def do_mark(self) -> float:
+        """Nothing but to say that it has come to this step."""
+        return 1.0
+
     def do_segv(self) -> float:
         ctypes.string_at(0)
         return 1.0
@@ -89,6 +94,11 @@ class Faulty(pl.LightningModule):
     def do_oom(self) -> float:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
+    def do_fill_disk(self) -> float:
+        """Let no file of this process grow beyond a page."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        return 1.0
+
     def do_hang(self) -> float:
         while True:
             time.sleep(0.05)
@@ -102,7 +112,7 @@ class Faulty(pl.LightningModule):
     def do_leak(self) -> float:
         """Take nine tenths of what the worker may have, and keep it."""
         own = psutil.Process()
-        while own.memory_info().rss < 0.9 * get_worker().memory_manager.memory_limit:
+        while own.memory_info().rss < 0.9 * (get_worker().memory_manager.memory_limit or 0):
             LEAKED.append(np.ones(1 << 20))
         return 1.0
 
@@ -123,9 +133,14 @@ class Faulty(pl.LightningModule):
         return 1.0
 
 
+def stacked(examples: Sequence[Example]) -> Example:
+    """A batch of examples; a function of one's own is what Regatta does not rebuild a loader with."""
+    images, labels = zip(*examples, strict=True)
+    return torch.stack(images), torch.stack(labels)
+
+
 class InProcesses(Digits):
-    """The digits by way of a loader with worker processes, which Regatta cannot rebuild."""
+    """The digits by way of a loader with worker processes, used as it is."""
 
     def train_dataloader(self) -> DataLoader[Example]:
-        images = self.splits["train"]
-        return DataLoader(images, batch_size=self.batch_size, sampler=SequentialSampler(images), num_workers=2)  # type: ignore[arg-type]
+        return DataLoader(self.splits["train"], batch_size=self.batch_size, num_workers=2, collate_fn=stacked)

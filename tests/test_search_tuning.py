@@ -20,7 +20,7 @@ from search.config import LearningRateConfig, PromotionConfig
 from search.executors import SerialExecutor
 from search.joint import JointSpace
 from search.race import Race
-from search.samplers import REMEMBERED, Known, remembered, sampler_of
+from search.samplers import REMEMBERED, Known, remembered
 from search.space import SearchSpace
 from search.trial import TrialConfig, recorded
 from search.tuning import ROUNDS, STARTUP, TuneStudy
@@ -155,15 +155,17 @@ def test_a_batch_size_that_does_not_fit_is_not_asked_again() -> None:
 @pytest.mark.parametrize(
     ("name", "args", "sentence"),
     [
-        ("tpee", {}, "`search.sampler` must be one of tpe, gp, cmaes, nsga2, qmc, random, grid, or the import path"),
+        ("tpee.x", {}, "`search.sampler` must be one of tpe, gp, cmaes, nsga2, qmc, random, grid, or the import path"),
         ("optuna.samplers.Tpe", {}, "cannot be imported"),
         ("optuna.study.Study", {}, "must be a sampler of Optuna's kind"),
         ("tpe", {"candidates": 3}, "`search.sampler_args` must be what TPESampler takes, but got {'candidates': 3}"),
+        ("qmc", {"seed": 3}, "`search.sampler_args` must be no arguments with qmc, but got seed"),
+        ("grid", {"levels": 0}, "`search.sampler_args.levels` must be a whole number of at least 1, but got 0"),
     ],
 )
 def test_a_sampler_that_cannot_be_made_is_told(name: str, args: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError) as raised:
-        sampler_of(name, args, seed=0)
+        TuneStudy(tuned(sampler=name, sampler_args=args))
     assert sentence in str(raised.value)
 
 

@@ -67,11 +67,12 @@ class Study:
         ends = {"after": step - 1, "sustained": step, "interpolated": step}
         return Hit(step=step, examples=step, seconds=step, value=0.3, **ends)
 
-    def check(self) -> list[Check]:
+    def check(self, strategy: str = "compare") -> list[Check]:
         """All that is found."""
         curves = {row["number"]: [{"step": step} for step in range(1, EVALUATIONS + 1)] for row in self.rows}
         records = {row["number"]: self.record(row) for row in self.rows}
-        return checks(self.rows, curves, records, dict.fromkeys(self.names, BOUNDS), metrics=self.metrics)
+        bounds = dict.fromkeys(self.names, BOUNDS)
+        return checks(self.rows, curves, records, bounds, metrics=self.metrics, strategy=strategy)
 
     def only(self) -> Check:
         """The one thing that is found."""
@@ -82,6 +83,17 @@ class Study:
 
 def test_a_sound_study_has_nothing_to_beware_of() -> None:
     assert Study().check() == []
+
+
+def test_a_search_for_the_best_alone_is_told_once_that_its_cells_compare_nothing() -> None:
+    study = Study()
+    study.rows = [row for row in study.rows if row["cell"] != "b2-sgd-cosine" or row["index"] == 0]
+    for row in study.of("b2-sgd-cosine"):
+        row["value"] = 0.01
+    aimed, edge = study.check("tune")
+    assert (aimed.name, aimed.cell) == ("unequal", None) and "1 to 12 to a cell" in aimed.sentence
+    assert "`search.strategy: compare`" in aimed.sentence
+    assert (edge.name, edge.cell) == ("edge", "b2-sgd-cosine")
 
 
 def test_a_best_rate_at_the_end_of_its_range_is_told() -> None:

@@ -23,6 +23,7 @@ from tracking import rows as study_rows
 from tracking.analysis.convergence import FIGURES
 from tracking.analysis.data import from_remote, load
 from tracking.analysis.study import analyse
+from tracking.files import announce_notes
 from tracking.ledger import Ledger
 from tracking.remote import Remote, fetch, pages
 from tracking.runs import MlflowWriter
@@ -43,6 +44,12 @@ SPACE: dict[str, Any] = {
         "schedules": {"cosine": {}, "wsd": {"final": {"values": [0.0, 0.1]}}},
         "parameters": {"model.init_args.width": {"low": 32, "high": 512, "log": True}},
     },
+}
+NOTES: dict[str, Any] = {
+    "probes": {"steps": {"32-sgd": 0.25}, "largest": {"batch_size": 64, "reason": None}},
+    "bounds": {"b32-sgd-cosine": [0.001, 0.1 + 0.2]},
+    "calibration": None,
+    "verification": {"chosen": "a", "finalists": [{"name": "a", "values": [0.5, math.inf]}]},
 }
 NEVER_SENT = {"index", "wall_seconds"}
 TIMES_OF_DAY = {"started", "ended"}
@@ -83,6 +90,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, curve in curves.items():
             done = segment(number, curve=curve, status="DIVERGED" if number in (3, 6) else "COMPLETE")
             ledger.record(done.to_json(), result([done]))
+        for key, value in NOTES.items():
+            ledger.set_meta(key, value)
+        announce_notes(ledger)
         assert push(ledger, open_mlflow(tmp_path_factory)) == {}
     return folder
 
@@ -143,6 +153,17 @@ def test_the_recipe_is_read_from_params(remote: Remote) -> None:
     assert (remote.name, remote.metrics) == ("remote", SPACE["metrics"])
     taken_apart = {"model": {"init_args": {"width": SPACE["search"]["parameters"]["model.init_args.width"]}}}
     assert remote.space == SPACE | {"search": SPACE["search"] | {"parameters": taken_apart}}
+
+
+def test_what_was_measured_besides_the_trials_comes_back_equal(
+    folder: Path, remote: Remote, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert remote.notes == NOTES
+    here, there = load(folder), from_remote(remote)
+    for name in ("probes", "bounds", "calibration", "verification"):
+        assert getattr(here, name) == getattr(there, name), name
+    assert here.verification == NOTES["verification"]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_analysis_is_that_of_the_folder(folder: Path, remote: Remote) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 
 from tracking.ledger import Ledger, Note
+from tracking.place import write
 
 ARTIFACT = "artifact:"
 """Notes whose key begins so name a file, relative to the study's folder; their value is its digest."""
+MEASURED = "notes.json"
+"""What was noted of a study besides its trials, for a report from MLflow alone."""
+NOTED = ("probes", "bounds", "calibration", "verification")
 RECIPE = "recipe"
 """The note that holds the recipe itself."""
 
@@ -18,6 +23,13 @@ def announce(ledger: Ledger, names: Iterable[str]) -> None:
     for name in names:
         content = (ledger.path.parent / name).read_bytes()
         ledger.set_meta(f"{ARTIFACT}{name}", hashlib.sha256(content).hexdigest())
+
+
+def announce_notes(ledger: Ledger) -> None:
+    """Write what was measured besides the trials into a file that MLflow gets."""
+    notes = {key: ledger.meta(key) for key in NOTED}
+    write(ledger.path.parent / MEASURED, json.dumps(notes, indent=1))
+    announce(ledger, [MEASURED])
 
 
 def unsent_files(ledger: Ledger) -> Iterable[tuple[Note, str, bytes | None]]:

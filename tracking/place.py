@@ -53,7 +53,7 @@ def _changed(ledger: Path) -> float:
     with suppress(FileNotFoundError):  # It goes with the last connection.
         states.append(ledger.with_name(f"{FILE}-wal").stat())
     # An empty log is one that a mere reader has made.
-    return max(state.st_mtime for state in states if state.st_size)
+    return max((state.st_mtime for state in states if state.st_size), default=0.0)
 
 
 def write(path: Path, text: str) -> None:

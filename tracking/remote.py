@@ -6,16 +6,18 @@ import importlib
 import json
 import math
 import os
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tracking.analysis.convergence import FIGURES
+from tracking.files import MEASURED
 from tracking.projection import AXES, metric_key
 from tracking.rows import POINT_FIRST, TAGS, TO_TARGET, TOTALS, Row
 from tracking.runs import KEY, LONGEST_MESSAGE, PARENT, SETTINGS, tracking_uri
@@ -52,6 +54,8 @@ class Remote:
     """objective, direction, select, target, ..., as the recipe says them; what it leaves out is absent."""
     space: Mapping[str, Any]
     """model, data, training, metrics and search, as the recipe says them, names with dots taken apart."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured besides the trials (`tracking.files.NOTED`); empty before the first report."""
 
 
 def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
@@ -72,6 +76,7 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
         runs = sorted((run for run in found if "trial" in run.data.tags), key=_number)
         with ThreadPoolExecutor(PARALLEL) as pool:
             histories = list(pool.map(partial(history_of, client), runs))
+        notes = _notes(client, parent.info.run_id)
     flat = parent.data.params
     space = _tree(flat)
     metrics = space.get("metrics") or {"objective": "val_loss", "direction": "min"}
@@ -81,7 +86,8 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
         points = _points(run, history, names)
         trials.append(_trial(run, points, flat, metrics) | _on_training_examples(run, names))
         curves += [{"trial": _number(run), **dict.fromkeys(POINT_FIRST), **point} for point in points]
-    return Remote(name=parent.data.tags["study"], trials=trials, curves=curves, metrics=metrics, space=space)
+    name = parent.data.tags["study"]
+    return Remote(name=name, trials=trials, curves=curves, metrics=metrics, space=space, notes=notes)
 
 
 # -- requests
@@ -139,6 +145,19 @@ def history_of(client: Any, run: Any) -> dict[str, list[Any]]:
     """Every value of each metric of a run, but for what the whole trial came to."""
     keys = [key for key in run.data.metrics if not key.startswith(RESULT)]
     return {key: client.get_metric_history(run.info.run_id, key) for key in keys}
+
+
+def _notes(client: Any, run: str) -> dict[str, Any]:
+    """The file of notes; nothing where there is none, or where its place is out of reach from here."""
+    try:
+        if MEASURED not in [file.path for file in client.list_artifacts(run)]:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(client.download_artifacts(run, MEASURED, folder))
+            notes: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return notes
+    except OSError:
+        return {}
 
 
 # -- from MLflow's words to ours

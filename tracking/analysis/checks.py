@@ -97,11 +97,13 @@ def checks(
     bounds: Mapping[str, tuple[float, float]],
     *,
     metrics: Mapping[str, Any],
+    strategy: str = "compare",
 ) -> list[Check]:
     """Look for what misleads, cell by cell and then over the whole study; nothing found is an empty list.
 
     `curves` and `records` are by trial number, `bounds` are the rates searched by cell, `metrics` says the direction of
-    the objective and whether there is a target.
+    the objective and whether there is a target. With the strategy `tune`, cells are not there to be compared: only the
+    winner's is looked at.
     """
     drawn: dict[str, list[Row]] = {row["cell"]: [] for row in trials}
     for row in trials:
@@ -112,6 +114,8 @@ def checks(
         _Cell(name=name, rows=rows, records=records, curves=curves, bounds=bounds.get(name), sign=sign)
         for name, rows in drawn.items()
     ]
+    if strategy == "tune":
+        return [*_aimed(cells), *(check for cell in _winners(cells, sign) for check in _edge(cell)), *_timing(cells)]
     found = [check for cell in cells for check in (*_edge(cell), *_infeasible(cell))]
     found += [*_tuning(cells), *_unequal(cells), *_too_few(cells), *_progress(cells), *_timing(cells)]
     if metrics.get("target") is not None:
@@ -121,6 +125,23 @@ def checks(
 
 def _check(name: str, sentence: str, *, cell: str | None = None, note: bool = False) -> Check:
     return Check(name=name, cell=cell, sentence=sentence, severity="note" if note else "warning")
+
+
+def _aimed(cells: Sequence[_Cell]) -> Iterator[Check]:
+    counts = [len(cell.rows) for cell in cells]
+    if counts:
+        sentence = (
+            f"These trials lie where a sampler expected the best (`search.strategy: tune`), {min(counts)} to "
+            f"{max(counts)} to a cell, and most ended at a rung: what the panels say of batch sizes, rates and "
+            "schedules against each other is biased. To compare those, search with `search.strategy: compare`."
+        )
+        yield Check(name="unequal", cell=None, sentence=sentence, severity="warning")
+
+
+def _winners(cells: Sequence[_Cell], sign: float) -> list[_Cell]:
+    """The cell with the best trial of all."""
+    known = [(sign * cell.best["value"], index) for index, cell in enumerate(cells) if cell.best is not None]
+    return [cells[index] for _, index in sorted(known)[:1]]
 
 
 def _edge(cell: _Cell) -> Iterator[Check]:

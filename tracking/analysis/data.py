@@ -112,15 +112,12 @@ def load(folder: Path) -> StudyData:
         curves=_by_trial(study_rows.curves(folder)),
         examples=training_examples(rows),
         space=notes["space"] or {},
-        probes=notes["probes"] or {},
-        bounds={cell: (low, high) for cell, (low, high) in (notes["bounds"] or {}).items()},
-        calibration=notes["calibration"],
-        verification=notes["verification"],
+        **_noted(notes),
     )
 
 
 def from_remote(remote: Remote) -> StudyData:
-    """A study as MLflow has it, which knows no probes, and of ranges of rates only what was tried."""
+    """A study as MLflow has it."""
     return StudyData(
         name=remote.name,
         metrics=remote.metrics,
@@ -128,7 +125,19 @@ def from_remote(remote: Remote) -> StudyData:
         curves=_by_trial(remote.curves),
         examples=training_examples(remote.trials),
         space=remote.space,
+        **_noted(remote.notes),
     )
+
+
+def _noted(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured besides the trials, as `StudyData` has it."""
+    bounds = notes.get("bounds") or {}
+    return {
+        "probes": notes.get("probes") or {},
+        "bounds": {cell: (low, high) for cell, (low, high) in bounds.items()},
+        "calibration": notes.get("calibration"),
+        "verification": notes.get("verification"),
+    }
 
 
 def training_examples(rows: Sequence[Row]) -> int | None:

@@ -161,7 +161,8 @@ def _law(cells: Sequence[CellResult]) -> RateLaw | None:
 def _checks(data: StudyData, cells: Sequence[CellResult], records: Mapping[int, Convergence]) -> list[Check]:
     bounds = {cell.name: cell.bounds for cell in cells if cell.bounds is not None}
     searched = [row for cell in cells for row in cell.trials]
-    return checks(searched, data.curves, records, bounds, metrics=data.metrics)
+    strategy = str((data.space.get("search") or {}).get("strategy") or "compare")
+    return checks(searched, data.curves, records, bounds, metrics=data.metrics, strategy=strategy)
 
 
 def _verdicts(data: StudyData) -> list[Verdict]:

@@ -1,0 +1,89 @@
+"""However the driver of a search ends, no process outlives it, and the same command goes on to the exact number."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from faulty_searches import FAULTS, ONCE, SECONDS, ended, family, left_over, search, send, started, trials, wait_until
+
+GRACE = 10.0
+"""Seconds that schedulers leave a process after SIGTERM."""
+
+
+def loaders(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of DataLoaders: started by a worker, and not by the driver."""
+    found = []
+    for child in family(process):
+        try:
+            if child.ppid() != process.pid and any("spawn_main" in word for word in child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:  # They come and go with every epoch.
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_pauses_what_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    words = [FAULTS, "{any: mark}", ONCE, str(mark), SECONDS, "0.05", "--search.segment_seconds", "60"]
+    process = started(tmp_path, *words)
+    wait_until(mark.exists, process)
+    processes, asked = family(process), time.monotonic()
+    send(process, signal.SIGHUP)
+    code, out, err = ended(process)
+    assert (code, err) == (129, ""), out
+    assert time.monotonic() - asked < GRACE
+    assert left_over(processes) == []
+    assert "to go on: regatta search" in out
+    (paused,) = trials(tmp_path)
+    assert [part["status"] for part in paused["segments"]] == ["PAUSED"]
+    assert search(tmp_path, *words)[0] == 0
+    (complete,) = trials(tmp_path)
+    assert (complete["status"], complete["config"]) == ("COMPLETE", paused["config"])
+    assert complete["segments"][0] == paused["segments"][0]
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_even_a_training_that_hangs_and_loses_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "hangs"
+    words = [FAULTS, "{any: hang}", ONCE, str(mark), "--search.batch_sizes", "[16, 64]"]
+    process = started(tmp_path, *words)
+    # One trial hangs, and the other waits behind it for ever.
+    wait_until(mark.exists, process)
+    processes = family(process)
+    send(process, signal.SIGINT)
+    time.sleep(0.5)  # Two at once would come as one.
+    asked = time.monotonic()
+    send(process, signal.SIGINT)
+    code, out, err = ended(process)
+    assert code == 130, out + err
+    assert time.monotonic() - asked < GRACE
+    assert "Traceback" not in err
+    assert left_over(processes) == []
+    before = trials(tmp_path)
+    assert search(tmp_path, *words)[0] == 0
+    after = trials(tmp_path)
+    assert [row["status"] for row in after] == ["COMPLETE"] * 2
+    assert [row["config"] for row in after] == [row["config"] for row in before]
+
+
+@pytest.mark.slow
+def test_no_process_of_a_dataloader_outlives_a_killed_driver(tmp_path: Path) -> None:
+    process = started(tmp_path, "--data.class_path", "faulty.InProcesses", SECONDS, "0.05")
+    wait_until(lambda: len(loaders(process)) == 2, process)
+    processes = family(process)
+    process.kill()
+    process.communicate()
+    assert left_over(processes) == []
+
+
+def test_no_trials_at_all_are_a_mistake(tmp_path: Path) -> None:
+    code, out, err = search(tmp_path, "--search.trials", "0")
+    assert (code, out) == (2, "")
+    assert "`search.trials` must be at least 1, but got 0" in err
+    assert not (tmp_path / "faulty").exists()

@@ -1,0 +1,114 @@
+"""What a user's code does to a worker ends its own trial, with a reason, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from faulty_searches import FAULTS, ONCE, SECONDS, curve, outcome, search, trials, undisturbed
+from tracking_rows import trial
+
+from models.config import TrainConfig
+from models.process import put_back
+
+SHARE = {resource.RLIMIT_RSS: 1_600_000_000}
+"""What Dask takes for the machine's memory; the system itself does not enforce it."""
+
+
+@pytest.mark.slow
+def test_every_fault_ends_its_own_trial_with_its_kind_of_reason(tmp_path: Path) -> None:
+    faults = "{'32': nan, '64': raise, '128': segv, '256': exit0, '512': oom}"
+    words = ["--search.batch_sizes", "[16, 32, 64, 128, 256, 512]", "--cluster.workers", "2"]
+    code, out, err = search(tmp_path, FAULTS, faults, "--training.min_steps", "20", *words)
+    assert (code, err) == (0, ""), out
+    assert outcome(tmp_path) == {
+        "b16": ("COMPLETE", ""),
+        "b32": ("DIVERGED", "diverged"),
+        "b64": ("FAILED", "user_error"),
+        "b128": ("FAILED", "crash"),
+        "b256": ("FAILED", "user_error"),
+        "b512": ("OOM", "oom_gpu"),
+    }
+    reasons = {row["cell"].split("-")[0]: row["result"]["reason"] for row in trials(tmp_path)}
+    assert "KeyError: 'label'" in reasons["b64"] and "faulty.py" in reasons["b64"]
+    assert "(SIGSEGV)" in reasons["b128"]
+    assert "sys.exit(0)" in reasons["b256"]
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_mid_segment_leaves_no_trace_in_any_curve(tmp_path: Path) -> None:
+    # A short segment ends in a checkpoint before the step at which the worker dies.
+    words = [SECONDS, "0.02", "--search.segment_seconds", "0.5", "--model.init_args.at_step", "100"]
+    killed = tmp_path / "killed"
+    words += [FAULTS, "{any: kill}", ONCE, str(killed), "--search.batch_sizes", "[16, 32]"]
+    code, out, err = search(tmp_path / "home", *words)
+    assert (code, err) == (0, ""), out
+    rows = trials(tmp_path / "home")
+    assert [row["status"] for row in rows] == ["COMPLETE"] * 2
+    workers = [part["worker"].rpartition(":")[2] for row in rows for part in row["segments"]]
+    assert killed.read_text() in workers and len(set(workers)) == 2
+    for row in rows:
+        assert curve(row["segments"]) == undisturbed(row, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_training_that_takes_more_than_its_share_of_the_memory_is_stopped_and_told(tmp_path: Path) -> None:
+    words = [FAULTS, "{'64': memory}", "--search.batch_sizes", "[16, 64]"]
+    code, out, err = search(tmp_path, *words, limits=SHARE)
+    assert code == 0, out + err
+    assert outcome(tmp_path) == {"b16": ("COMPLETE", ""), "b64": ("OOM", "oom_host")}
+    assert "nearly all of its share of the memory" in trials(tmp_path)[1]["result"]["reason"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_keeps_most_of_its_memory_goes_on_working(tmp_path: Path) -> None:
+    words = [FAULTS, "{'64': leak}", "--search.batch_sizes", "[64, 128, 256]"]
+    code, out, err = search(tmp_path, *words, limits=SHARE)
+    assert (code, err) == (0, ""), out
+    assert set(outcome(tmp_path).values()) == {("COMPLETE", "")}
+    assert len({part["worker"] for row in trials(tmp_path) for part in row["segments"]}) == 1
+
+
+@pytest.mark.slow
+def test_what_a_training_does_to_its_process_does_not_reach_the_next_one(tmp_path: Path) -> None:
+    words = [FAULTS, "{'64': tamper}", "--search.batch_sizes", "[64, 128]"]
+    code, out, err = search(tmp_path / "home", *words)
+    assert code == 0 and len(out) > 1 << 21 and len(err) > 1 << 21
+    _, after = trials(tmp_path / "home")
+    assert (after["status"], after["cell"]) == ("COMPLETE", "b128-sgd-constant")
+    assert curve(after["segments"]) == undisturbed(after, tmp_path)
+
+
+@pytest.mark.slow
+def test_trials_that_all_fail_end_the_search_with_their_reason(tmp_path: Path) -> None:
+    code, out, err = search(tmp_path, FAULTS, "{any: raise}", "--search.trials", "12")
+    assert (code, err) == (1, "")
+    assert "5 trials in a row failed" in out and "KeyError: 'label'" in out
+    assert "to go on: regatta search" in out
+
+
+@pytest.mark.slow
+def test_a_metric_that_is_never_logged_is_a_sentence_with_those_that_are(tmp_path: Path) -> None:
+    code, out, err = search(tmp_path, "--metrics.objective", "val_accuracy")
+    assert code == 2
+    assert "`metrics.objective` must be a metric that the module logs in validation, but got 'val_accuracy'" in err
+    assert "it logs `val_loss`" in err and len(err.splitlines()) == 1
+
+
+def test_a_block_leaves_folder_environment_type_and_gradients_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEPT", "1")
+    before = os.getcwd(), dict(os.environ), torch.get_default_dtype(), torch.is_grad_enabled()
+    config = TrainConfig.from_json(trial(0)["train"])
+    with pytest.raises(KeyError), put_back([config]):
+        os.chdir(tmp_path)
+        del os.environ["KEPT"]
+        os.environ.update({"NEW": "1", "HOME": "/nowhere"})
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        raise KeyError("label")
+    assert before == (os.getcwd(), dict(os.environ), torch.get_default_dtype(), torch.is_grad_enabled())
