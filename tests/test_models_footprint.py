@@ -51,7 +51,8 @@ def test_a_training_is_timed_and_its_peak_is_what_its_steps_take() -> None:
     assert found["reason"] is None and (found["kind"], found["oom"], found["batch_size"]) == ("cpu", False, 16)
     assert 0 < found["step_seconds"] <= found["step_seconds_p95"]
     assert found["examples_per_second"] == pytest.approx(16 / found["step_seconds"])
-    assert 60 * MIB < found["peak_bytes"] < 120 * MIB and found["reserved_bytes"] is None
+    # 64 MiB; twice that where something small has taken the place of a freed tensor, which the allocator keeps.
+    assert 60 * MIB < found["peak_bytes"] < 136 * MIB and found["reserved_bytes"] is None
     assert found["examples"] == 60 and found["limit_bytes"] == limit_of(values())
     assert resource.getrlimit(resource.RLIMIT_DATA) == before, "the limit is that of the other process"
 

@@ -383,6 +383,8 @@ def test_a_divergence_is_seen_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_ctrl_c_is_no_failure_of_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As in a terminal: whoever starts the tests in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
     code = user_code(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):

@@ -163,7 +163,7 @@ def test_a_segment_that_always_kills_its_worker_fails_and_the_others_do_not(clie
     deadly, *harmless = segments(tmp_path, 4)
     executor.submit([deadly])
     (result,) = everything(executor)
-    assert (result.trial, result.status, result.reason.partition(":")[0]) == (0, "FAILED", "lost_worker")
+    assert (result.trial, result.status, result.reason.partition(":")[0]) == (0, "FAILED", "crash")
     client.wait_for_workers(2, timeout=PATIENCE)
     for segment in harmless:
         executor.submit([segment])
