@@ -43,7 +43,8 @@ SETTINGS = {
     # Large pages for what torch allocates, where glibc can ask for them: must be there before the process starts.
     "distributed.nanny.pre-spawn-environ.GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-WORKER = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.ERROR}
+# Whatever fails comes back as a result; as lines of a log (of a heartbeat while all closes, too) it breaks the display.
+WORKER = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.CRITICAL}
 
 # Evaluated by every worker, with the standard library alone: one that cannot import our packages still answers.
 FACTS = """(lambda util, metadata, pathlib, hashlib: (lambda spec: {

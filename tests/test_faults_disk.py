@@ -30,9 +30,9 @@ def test_a_ledger_that_cannot_grow_ends_the_search_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_fails_its_trial_with_that_reason(tmp_path: Path) -> None:
-    # The worker's files may not grow from the first trial on, which tries twice; so do those that come after.
+    # From the first trial on, no file of the worker may grow; each trial is tried twice.
     words = [FAULTS, "{any: fill_disk}", ONCE, str(tmp_path / "full"), "--search.trials", "2"]
-    code, _, err = search(tmp_path, *words)
+    _, _, err = search(tmp_path, *words)
     assert err == ""
     reasons = [row["result"]["reason"] for row in trials(tmp_path)]
     assert len(reasons) == 2

@@ -73,13 +73,18 @@ def test_a_second_ctrl_c_ends_even_a_training_that_hangs_and_loses_nothing(tmp_p
 
 
 @pytest.mark.slow
-def test_no_process_of_a_dataloader_outlives_a_killed_driver(tmp_path: Path) -> None:
-    process = started(tmp_path, "--data.class_path", "faulty.InProcesses", SECONDS, "0.05")
-    wait_until(lambda: len(loaders(process)) == 2, process)
+def test_no_process_of_a_dataloader_that_works_outlives_a_killed_driver(tmp_path: Path) -> None:
+    # Once a step is done, the processes have delivered: they are beyond their start, in which they would be left over.
+    mark = tmp_path / "begun"
+    words = ["--data.class_path", "faulty.InProcesses", FAULTS, "{any: mark}", ONCE, str(mark), SECONDS, "0.2"]
+    process = started(tmp_path, *words)
+    wait_until(mark.exists, process)
     processes = family(process)
+    assert len(loaders(process)) == 2
     process.kill()
-    process.communicate()
+    process.wait()
     assert left_over(processes) == []
+    process.communicate()
 
 
 def test_no_trials_at_all_are_a_mistake(tmp_path: Path) -> None:

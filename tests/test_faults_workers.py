@@ -13,6 +13,9 @@ from tracking_rows import trial
 
 from models.config import TrainConfig
 from models.process import put_back
+from search.cluster import connected
+from search.config import ClusterConfig
+from search.executors import DaskExecutor
 
 SHARE = {resource.RLIMIT_RSS: 1_600_000_000}
 """What Dask takes for the machine's memory; the system itself does not enforce it."""
@@ -91,19 +94,24 @@ def test_trials_that_all_fail_end_the_search_with_their_reason(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_metric_that_is_never_logged_is_a_sentence_with_those_that_are(tmp_path: Path) -> None:
-    code, out, err = search(tmp_path, "--metrics.objective", "val_accuracy")
-    assert code == 2
-    assert "`metrics.objective` must be a metric that the module logs in validation, but got 'val_accuracy'" in err
-    assert "it logs `val_loss`" in err and len(err.splitlines()) == 1
+def test_what_kills_its_worker_before_any_training_is_a_sentence() -> None:
+    with (
+        connected(ClusterConfig(workers=1, dashboard=False), paths=[]) as client,
+        # A worker that dies as soon as it is there may be gone before its parent has learnt which one it is.
+        pytest.raises(ValueError, match=r"`os\._exit` must leave its worker .* so: (exit code 3|nobody knows how)\."),
+    ):
+        DaskExecutor(client).call("os._exit", 3)
 
 
 def test_a_block_leaves_folder_environment_type_and_gradients_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = TrainConfig.from_json(trial(0)["train"])
+    # What importing the classes does stays: it is done before.
+    with put_back([config]):
+        pass
     monkeypatch.setenv("KEPT", "1")
     before = os.getcwd(), dict(os.environ), torch.get_default_dtype(), torch.is_grad_enabled()
-    config = TrainConfig.from_json(trial(0)["train"])
     with pytest.raises(KeyError), put_back([config]):
         os.chdir(tmp_path)
         del os.environ["KEPT"]
