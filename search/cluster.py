@@ -38,6 +38,8 @@ SETTINGS = {
     "distributed.worker.daemon": False,  # A daemonic worker may not start the worker processes of a DataLoader.
     "distributed.scheduler.allowed-failures": 1,  # What kills two workers is told, not tried again.
     "distributed.admin.low-level-log-length": 100,
+    # After this, 15 s by default, Dask gives up a worker that is being replaced: less than torch's import may take.
+    "distributed.deploy.lost-worker-timeout": "1h",
     # Dask would rest a worker at 80 % of its share until memory is freed. Ours keep it: nothing would run there again.
     "distributed.worker.memory.pause": False,
     # Large pages for what torch allocates, where glibc can ask for them: must be there before the process starts.

@@ -39,6 +39,7 @@ SETTINGS = {
     # Whatever it logs as an error it also raises, and a traceback would be drawn into the display of the search.
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """MLflow's settings where the user has not set them; MLflow reads them when it is imported or used."""
