@@ -34,7 +34,8 @@ LONGEST_MESSAGE = 400
 
 SETTINGS = {
     # A server that is away must answer so at once: waiting is the business of the writer's thread (MLflow: 4 minutes).
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # And a request whose answer was lost, sent again by MLflow itself, would make a second run.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     # Whatever it logs as an error it also raises, and a traceback would be drawn into the display of the search.
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
