@@ -22,14 +22,21 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import MaxTrialsCallback
+from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, StepLR
 
 from models.data import Digits
-from models.nets import MLP
+from models.nets import MLP, ConvNet
 from models.task import Classifier
 
 HOPELESS = 1e6
 """What a sampler is told where the validation loss is no number: it would take the trial for failed."""
+
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "mlp": functools.partial(MLP, features=64, hidden=(128, 128), classes=10),
+    "conv": functools.partial(ConvNet, channels=1, width=8, classes=10),
+}
+"""What is trained."""
 
 Told = dict[str, float]
 """What is known after an epoch, by the names below."""
@@ -61,6 +68,8 @@ class Job:
     """Where the processes of one search meet."""
     result: str
     """The file in which this process leaves its `Result`, as JSON."""
+    network: str = "mlp"
+    """`mlp` or `conv`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +85,11 @@ class Result:
 class Plain(Classifier):
     """The same network and losses as Regatta's trials, with optimizer and schedule as Lightning's users write them."""
 
-    def __init__(self, settings: Mapping[str, Any], *, momentum: float, steps: int) -> None:
-        """`settings`: `learning_rate` and `schedule`; `steps`: those of the whole training."""
-        super().__init__(MLP(features=64, hidden=(128, 128), classes=10))
+    def __init__(
+        self, settings: Mapping[str, Any], *, momentum: float, steps: int, network: nn.Module | None = None
+    ) -> None:
+        """`settings`: `learning_rate` and `schedule`; `steps`: those of the whole training; no `network`: the MLP."""
+        super().__init__(network or NETWORKS["mlp"]())
         self.settings = settings
         self.momentum = momentum
         self.steps = steps
@@ -122,9 +133,11 @@ def train(settings: Mapping[str, Any], job: Job, report: Callable[[Told], None])
     """Train one trial with what Lightning offers for speed: no logger, checkpoint, bar, summary or sanity check."""
     silence()
     torch.set_num_threads(1)
-    data = Digits(settings["batch_size"], validation=job.split["validation"], test=job.split["test"])
+    validation, test = job.split["validation"], job.split["test"]
+    data = Digits(settings["batch_size"], validation=validation, test=test, image=job.network == "conv")
     data.setup()
-    module = Plain(settings, momentum=job.momentum, steps=job.epochs * len(data.train_dataloader()))
+    steps = job.epochs * len(data.train_dataloader())
+    module = Plain(settings, momentum=job.momentum, steps=steps, network=NETWORKS[job.network]())
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
@@ -160,6 +173,9 @@ def propose(trial: Any, job: Job) -> dict[str, Any]:
 
 def sampler(job: Job) -> optuna.samplers.BaseSampler:
     """Optuna's default, or the one whose trials are spread over the batch sizes as Regatta's are."""
+    if job.sampler == "qmc":
+        # One sequence for all processes: the study's storage keeps the place in it.
+        return optuna.samplers.QMCSampler(scramble=True, seed=job.seed // job.workers, warn_independent_sampling=False)
     kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     made: optuna.samplers.BaseSampler = kinds[job.sampler](seed=job.seed)
     return made
