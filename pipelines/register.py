@@ -18,10 +18,11 @@ from typing import Any
 from models.job import JOB, METRICS, Job, Outcome, read_curve, write_json
 from pipelines.bundle import NAME, Bundle
 from pipelines.training_job import MODEL, REGISTERED, run_key
+from tracking.client import SETTINGS
 from tracking.gate import Promote, Standing
 from tracking.place import home, write
 from tracking.registry import Candidate, ModelRegistry, Registered, portability
-from tracking.runs import SETTINGS, WriteRefused
+from tracking.runs import WriteRefused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

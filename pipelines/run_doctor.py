@@ -20,11 +20,11 @@ from pipelines.checkup import PACKAGES, REINSTALL, Finding
 from pipelines.machine import memory_available, owner_of, processor_quota, start_torch, torch_found
 from search.cluster import DASHBOARD_PORT, cores_allowed, examined, gpus
 from search.config import ClusterConfig, is_open
+from tracking.client import tracking_uri
 from tracking.health import existing, ledger, state_folder
 from tracking.health_store import store
 from tracking.ledger import FILE
 from tracking.place import home
-from tracking.runs import tracking_uri
 
 UI_PORT = 5000
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}

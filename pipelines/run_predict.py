@@ -19,9 +19,9 @@ from models.inputs import Array, Predict, cast, in_batches, shaped
 from pipelines.array_file import read_rows, refuse_unknown, write_rows
 from pipelines.bundle import NAME, read_bundle
 from tracking import loading
+from tracking.client import tracking_uri
 from tracking.loading import ModelFolder
 from tracking.place import existing_study, home
-from tracking.runs import tracking_uri
 
 PRODUCTION = Path("production", "model")
 """Where `regatta train` leaves its model in a study's folder."""

@@ -18,10 +18,10 @@ from pipelines.session import versions
 from search.cluster import connected
 from search.config import ClusterConfig
 from search.executors import DaskExecutor, Executor, failed
+from tracking.client import tracking_uri
 from tracking.place import home
 from tracking.projection import MACHINE
 from tracking.reproduction import Verdict, to_the_bit, within_tolerance
-from tracking.runs import tracking_uri
 from tracking.trial_run import TrialRun, fetch_trial
 
 ENDED = ("COMPLETE", "DIVERGED", "OOM", "FAILED")

@@ -23,7 +23,7 @@ import yaml
 
 from pipelines.recipe import load_recipe
 from tracking.ledger import Ledger
-from tracking.runs import MemoryWriter
+from tracking.memory_runs import MemoryWriter
 from tracking.sync import Projection
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))

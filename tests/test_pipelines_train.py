@@ -22,8 +22,9 @@ from pipelines.cli import main
 from pipelines.run_train import before, sentences
 from pipelines.training_job import ASIDE, Request, job_of, resumed, settle, take_back
 from tracking.ledger import Ledger
+from tracking.memory_runs import MemoryWriter
 from tracking.production import Head, ProductionRun
-from tracking.runs import MemoryWriter, RunWriter
+from tracking.runs import RunWriter
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))
 POINTS = [{"step": 5.0, "seconds": 1.0, "val_loss": 0.5}, {"step": 10.0, "seconds": 2.0, "val_loss": 0.25}]

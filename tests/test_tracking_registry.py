@@ -104,6 +104,7 @@ def test_a_first_version_is_champion_and_says_all_that_the_next_gate_needs(
     assert version.status == "READY" and version.run_id == registry.find_run(one.key)
     assert Standing.of_tags(version.tags).tags() == one.standing.tags()
     assert version.tags[REASON] == found.reason and version.tags[KEY] == one.key
+    assert version.description.lower() == found.reason.lower()
     assert {"study": "mine", "portable": "false"}.items() <= version.tags.items()
     model = logged(registry)
     assert (model.status, model.source_run_id) == ("READY", version.run_id)

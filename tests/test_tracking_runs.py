@@ -15,17 +15,17 @@ import mlflow
 import pytest
 from tracking_stores import QUIET, mlflow_home, open_mlflow, seen
 
+from tracking.client import tracking_uri
+from tracking.memory_runs import MemoryWriter
 from tracking.runs import (
     KEY,
     PARENT,
-    MemoryWriter,
     MetricPoint,
     MlflowWriter,
     RunStatus,
     RunWriter,
     WriteRefused,
     legal_name,
-    tracking_uri,
 )
 
 pytestmark = QUIET

@@ -17,7 +17,8 @@ from tracking_stores import QUIET, Seen, all_runs, open_mlflow, seen
 from search.trial import TrialResult
 from tracking.files import announce
 from tracking.ledger import Ledger
-from tracking.runs import DESCRIPTION, KEY, PARENT, MemoryWriter, MlflowWriter, RunWriter, WriteRefused
+from tracking.memory_runs import MemoryWriter
+from tracking.runs import DESCRIPTION, KEY, PARENT, MlflowWriter, RunWriter, WriteRefused
 from tracking.sync import Projection, Sync, push
 
 pytestmark = QUIET

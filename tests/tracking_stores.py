@@ -8,7 +8,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tracking.runs import MemoryWriter, MetricPoint, MlflowWriter, RunWriter
+from tracking.memory_runs import MemoryWriter
+from tracking.runs import MetricPoint, MlflowWriter, RunWriter
 
 QUIET = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 """MLflow 3.17 against SQLAlchemy 2.1, when it is imported."""

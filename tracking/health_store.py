@@ -17,9 +17,9 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
+from tracking.client import SQLITE
 from tracking.credentials import without_credentials
 from tracking.health import reading
-from tracking.loading import SQLITE
 
 SECONDS = 3.0
 """How long a server may take to answer."""

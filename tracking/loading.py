@@ -14,11 +14,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tracking.runs import FINAL_REFUSALS, LONGEST_MESSAGE, SETTINGS
+from tracking.client import LONGEST_MESSAGE, SETTINGS, Refused, connected
+from tracking.credentials import without_credentials
 
 FORMS = "`models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN/NAME` or a folder with an MLmodel file"
 TRAIN = "`regatta train` registers them."
-SQLITE = "sqlite:///"
 CPU = {"device": "cpu"}
 """An exported model stays on the device it was exported on, and MLflow would put its inputs on a GPU."""
 
@@ -26,7 +26,6 @@ LOADING = {
     **SETTINGS,
     # A registry is written by others: its files are read as data, never as pickles, which could run code.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """MLflow's settings where the user has not set them."""
 
@@ -90,18 +89,12 @@ def load(folder: ModelFolder) -> Callable[[NDArray[Any]], NDArray[Any]]:
 @contextmanager
 def _asking(uri: str) -> Iterator[Any]:
     """An `MlflowClient`, whose many exceptions become one sentence."""
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
-        # MLflow would make the file.
-        raise ValueError(f"there must be models in {uri.removeprefix(SQLITE)}, but there are none yet. {TRAIN}")
-    # Not at the top of the file: it takes 2 s, and a wrong call is told at once.
-    mlflow = importlib.import_module("mlflow")
     try:
-        yield mlflow.MlflowClient(uri)
-    except (mlflow.MlflowException, OSError) as error:
-        said = textwrap.shorten(str(error), LONGEST_MESSAGE, placeholder=" ...")
-        refused = getattr(error, "error_code", None) in FINAL_REFUSALS
-        rule = "does not hand this model out" if refused else "must answer, but does not"
-        raise ValueError(f"MLflow at {uri} {rule}: {said}") from error
+        with connected(uri, what="models", remedy=TRAIN) as client:
+            yield client
+    except ConnectionError as error:
+        rule = "does not hand this model out" if isinstance(error, Refused) else "must answer, but does not"
+        raise ValueError(f"MLflow at {without_credentials(uri)} {rule}: {error}") from error
 
 
 def _registered(client: Any, model: str) -> tuple[str, str]:

@@ -76,6 +76,7 @@ class ModelRegistry(MlflowWriter):
             version = self._create_version(candidate, run_id, {**tags, KEY: candidate.key})
         else:
             self._tag(version, tags)
+        self._describe(version, decision.reason)
         self._give(decision.alias, version)
         return Registered(
             name=candidate.name, version=str(version.version), alias=decision.alias, reason=decision.reason
@@ -150,6 +151,11 @@ class ModelRegistry(MlflowWriter):
         for key, value in tags.items():
             with self._calling():
                 self._client.set_model_version_tag(version.name, version.version, key, value)
+
+    def _describe(self, version: Any, text: str) -> None:
+        """Say it in the column of the registry's page that people read."""
+        with self._calling():
+            self._client.update_model_version(version.name, version.version, text[:1].upper() + text[1:])
 
     def _give(self, alias: Alias | None, version: Any) -> None:
         """Set an alias; a challenger that has become champion is no challenger any more."""

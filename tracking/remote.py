@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import os
 import tempfile
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tracking.analysis.convergence import FIGURES
+from tracking.client import connected, tracking_uri
 from tracking.files import MEASURED
 from tracking.projection import AXES, metric_key
 from tracking.rows import POINT_FIRST, TAGS, TO_TARGET, TOTALS, Row
-from tracking.runs import KEY, LONGEST_MESSAGE, PARENT, SETTINGS, tracking_uri
+from tracking.runs import KEY, PARENT
 
 PARALLEL = 8
 """Requests under way at once: every metric of every trial is one of its own, and a server is some way off."""
@@ -35,7 +32,7 @@ WHOLE = ("steps", "examples", "steps_to_target", "examples_to_target")
 RESULT = "result/"
 UNMETRIC = {key: name for name, key in AXES.items()}
 USUAL = {"validation/": "val_", "train/": "train_"}
-SQLITE = "sqlite:///"
+SEARCH_FIRST = "Run `regatta search` first."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +67,7 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
         ValueError: if there is no such study.
         ConnectionError: if MLflow cannot be reached, or does not answer.
     """
-    with connected(tracking_uri(uri, home)) as client:
+    with connected(tracking_uri(uri, home), what="results", remedy=SEARCH_FIRST) as client:
         parent = search_run(client, study)
         found = runs_of(client, [parent.info.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'")
         runs = sorted((run for run in found if "trial" in run.data.tags), key=_number)
@@ -91,23 +88,6 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
 
 
 # -- requests
-
-
-@contextmanager
-def connected(uri: str) -> Iterator[Any]:
-    """An `MlflowClient`, whose many exceptions become one."""
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
-        # MLflow would make the file.
-        where = uri.removeprefix(SQLITE)
-        raise ValueError(f"there must be results in {where}, but there are none yet. Run `regatta search` first.")
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    # Not at the top of the file: it takes 2 s, and most reports are made from a folder.
-    mlflow = importlib.import_module("mlflow")
-    try:
-        yield mlflow.MlflowClient(uri)
-    except mlflow.MlflowException as error:
-        raise ConnectionError(textwrap.shorten(str(error), LONGEST_MESSAGE, placeholder=" ...")) from error
 
 
 def pages(search: Callable[..., Any]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Where runs are written: the `RunWriter` protocol, MLflow behind it, and one in memory with the same guarantees."""
+"""Where runs are written: the `RunWriter` protocol, and MLflow behind it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import os
 import re
 import sqlite3
 import tempfile
-import textwrap
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
 
-from tracking.credentials import without_credentials
+from tracking.client import FINAL_REFUSALS, SQLITE, one_line, own_database, set_defaults, tracking_uri
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -28,33 +26,6 @@ DESCRIPTION = "mlflow.note.content"
 METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 1000, 100, 100
 LONGEST = {"param": 6000, "tag": 8000}
 """MLflow's limits; a longer text is cut and marked."""
-
-LONGEST_MESSAGE = 400
-"""Characters of an error that are passed on; SQLAlchemy's quote whole statements."""
-
-SETTINGS = {
-    # A server that is away must answer so at once: waiting is the business of the writer's thread (MLflow: 4 minutes).
-    # And a request whose answer was lost, sent again by MLflow itself, would make a second run.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    # Whatever it logs as an error it also raises, and a traceback would be drawn into the display of the search.
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-"""MLflow's settings where the user has not set them; MLflow reads them when it is imported or used."""
-
-FINAL_REFUSALS = {
-    "BAD_REQUEST",
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "NOT_FOUND",
-    "PERMISSION_DENIED",
-    "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",
-}
-"""MLflow's error codes that the same request would meet again."""
 
 
 class MetricPoint(NamedTuple):
@@ -111,25 +82,15 @@ class RunWriter(Protocol):
         """End what goes on in the background."""
 
 
-def tracking_uri(uri: str | None, home: Path) -> str:
-    """Which store is meant: the configured one, else `MLFLOW_TRACKING_URI`, else a database in the state folder."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_own_database(home)}"
-
-
-def _own_database(home: Path) -> Path:
-    return home.absolute() / "mlflow.db"
-
-
 class MlflowWriter:
     """Writes to an MLflow store through `MlflowClient` alone: no active run, no global tracking URI."""
 
     def __init__(self, uri: str | None, home: Path) -> None:
         """Import MLflow (2 s) and open the store (a new database in `home`: 4 s); meant for a background thread."""
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
+        set_defaults()
         self.calls = 0
         self.uri = tracking_uri(uri, home)
-        self._own = self.uri == f"sqlite:///{_own_database(home)}"
+        self._own = self.uri == f"{SQLITE}{own_database(home)}"
         self._artifacts = home.absolute() / "mlartifacts"
         self.experiment_id = ""
         self._monitor: Any = None
@@ -137,7 +98,7 @@ class MlflowWriter:
         self._mlflow = importlib.import_module("mlflow")
         self._entities = importlib.import_module("mlflow.entities")
         if self._own:
-            _create_database(_own_database(home), self._artifacts)
+            _create_database(own_database(home), self._artifacts)
         with self._calling(0):
             self._client = self._mlflow.MlflowClient(self.uri)
 
@@ -180,7 +141,7 @@ class MlflowWriter:
 
     def open_run(self, key: str, *, name: str, tags: Mapping[str, str], started_ms: int) -> str:
         """`create_run` with explicit experiment, start and tags."""
-        texts = {**_cut("tag", tags), KEY: key}
+        texts = {**cut("tag", tags), KEY: key}
         with self._calling():
             run = self._client.create_run(self.experiment_id, start_time=started_ms, tags=texts, run_name=name)
         return str(run.info.run_id)
@@ -191,8 +152,8 @@ class MlflowWriter:
         """As few `log_batch` requests as MLflow's limits allow."""
         metric, param, tag = self._entities.Metric, self._entities.Param, self._entities.RunTag
         batches = itertools.zip_longest(
-            _chunks([param(key, value) for key, value in _cut("param", params).items()], PARAMS_PER_CALL),
-            _chunks([tag(key, value) for key, value in _cut("tag", tags).items()], TAGS_PER_CALL),
+            _chunks([param(key, value) for key, value in cut("param", params).items()], PARAMS_PER_CALL),
+            _chunks([tag(key, value) for key, value in cut("tag", tags).items()], TAGS_PER_CALL),
             # MLflow counts all three kinds together against its limit.
             _chunks([metric(*point) for point in points], METRICS_PER_CALL - PARAMS_PER_CALL - TAGS_PER_CALL),
             fillvalue=(),
@@ -240,9 +201,9 @@ class MlflowWriter:
         try:
             yield
         except OSError as error:  # files of artifacts; requests' own errors are of this kind too
-            raise ConnectionError(_one_line(error)) from error
+            raise ConnectionError(one_line(error)) from error
         except self._mlflow.MlflowException as error:
-            sentence = _one_line(error)
+            sentence = one_line(error)
             if error.error_code in FINAL_REFUSALS:
                 raise WriteRefused(sentence) from error
             raise ConnectionError(sentence) from error
@@ -259,7 +220,7 @@ def _create_database(path: Path, artifacts: Path) -> None:
     temporary = path.with_name(f".mlflow.{uuid.uuid4().hex[:8]}")
     store = importlib.import_module("mlflow.store.tracking.sqlalchemy_store").SqlAlchemyStore
     try:
-        store(f"sqlite:///{temporary}", str(artifacts)).engine.dispose()
+        store(f"{SQLITE}{temporary}", str(artifacts)).engine.dispose()
         connection = sqlite3.connect(temporary)
         try:
             # Kept in the file: the UI can then read while a search writes, and a commit needs fewer flushes.
@@ -273,99 +234,14 @@ def _create_database(path: Path, artifacts: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@dataclass(slots=True)
-class MemoryRun:
-    """A run as `MemoryWriter` keeps it."""
-
-    name: str
-    started_ms: int
-    tags: dict[str, str]
-    params: dict[str, str] = field(default_factory=dict)
-    points: dict[tuple[Any, ...], MetricPoint] = field(default_factory=dict)
-    """By what makes two points equal; NaN counts as equal to itself."""
-    artifacts: dict[str, bytes] = field(default_factory=dict)
-    status: RunStatus = "RUNNING"
-    ended_ms: int | None = None
-    watched: bool = False
-
-
-class MemoryWriter:
-    """Keeps runs in memory, under the same guarantees."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.runs: dict[str, MemoryRun] = {}
-        self.experiment_name = ""
-        self.experiment_tags: dict[str, str] = {}
-
-    def experiment(self, name: str) -> None:
-        """Remember the name."""
-        self.calls += 1
-        self.experiment_name = name
-
-    def tag_experiment(self, tags: Mapping[str, str]) -> None:
-        """Remember the tags."""
-        self.calls += 1
-        self.experiment_tags |= tags
-
-    def find_run(self, key: str) -> str | None:
-        """Look through all runs."""
-        self.calls += 1
-        return next((run_id for run_id, run in self.runs.items() if run.tags[KEY] == key), None)
-
-    def open_run(self, key: str, *, name: str, tags: Mapping[str, str], started_ms: int) -> str:
-        """A new run in the dictionary."""
-        self.calls += 1
-        run_id = uuid.uuid4().hex
-        self.runs[run_id] = MemoryRun(name, started_ms, {**_cut("tag", tags), KEY: key})
-        return run_id
-
-    def log(
-        self, run_id: str, *, params: Mapping[str, str], tags: Mapping[str, str], points: Sequence[MetricPoint]
-    ) -> None:
-        """Add what is new."""
-        run = self._run(run_id)
-        for key, value in _cut("param", params).items():
-            if run.params.setdefault(key, value) != value:
-                raise WriteRefused(f"the param {key!r} is {run.params[key]!r} and cannot become {value!r}")
-        run.tags |= _cut("tag", tags)
-        run.points |= {(point.key, point.step, point.timestamp_ms, repr(point.value)): point for point in points}
-
-    def close_run(self, run_id: str, status: RunStatus, ended_ms: int) -> None:
-        """Set status and end."""
-        run = self._run(run_id)
-        run.status, run.ended_ms = status, ended_ms if status != "RUNNING" else run.ended_ms
-
-    def artifact(self, run_id: str, name: str, content: bytes) -> None:
-        """Keep the bytes."""
-        self._run(run_id).artifacts[name] = content
-
-    def watch(self, run_id: str) -> None:
-        """Note that it was asked for."""
-        self._run(run_id).watched = True
-
-    def close(self) -> None:
-        """Nothing goes on in the background."""
-
-    def _run(self, run_id: str) -> MemoryRun:
-        self.calls += 1
-        if run_id not in self.runs:
-            raise WriteRefused(f"there is no run {run_id!r}")
-        return self.runs[run_id]
-
-
 def legal_name(name: str) -> str:
     """A name that MLflow takes for a metric or param: word characters, `_-. :` and single slashes, 250 at most."""
     parts = [part for part in re.sub(r"[^\w.\- :/]", "_", name).split("/") if part.strip(".")]
     return "/".join(parts)[:250].rstrip("/") or "_"
 
 
-def _one_line(error: Exception) -> str:
-    """What an error says, without the password that the address in it may hold."""
-    return textwrap.shorten(without_credentials(str(error)), LONGEST_MESSAGE, placeholder=" ...")
-
-
-def _cut(kind: str, texts: Mapping[str, str]) -> dict[str, str]:
+def cut(kind: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """Texts no longer than MLflow takes them."""
     longest, mark = LONGEST[kind], " ... (cut)"
     return {key: text if len(text) <= longest else text[: longest - len(mark)] + mark for key, text in texts.items()}
 

@@ -10,9 +10,10 @@ from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
+from tracking.client import connected, tracking_uri
 from tracking.projection import CONFIG
-from tracking.remote import RESULT, connected, history_of, pages, runs_of, search_run
-from tracking.runs import KEY, PARENT, tracking_uri
+from tracking.remote import RESULT, SEARCH_FIRST, history_of, pages, runs_of, search_run
+from tracking.runs import KEY, PARENT
 
 SHORTEST = 6
 """Characters of a run's id that must be given: fewer may be those of another run, or a trial's number."""
@@ -54,7 +55,7 @@ def fetch_trial(run: str, *, study: str | None, uri: str | None, home: Path) -> 
         ValueError: if there is no such trial, or if its run does not hold its configuration.
         ConnectionError: if MLflow cannot be reached, or does not answer.
     """
-    with connected(tracking_uri(uri, home)) as client:
+    with connected(tracking_uri(uri, home), what="results", remedy=SEARCH_FIRST) as client:
         found = _of_id(client, run) if study is None else _of_number(client, run, study)
         _check_kind(found)
         config = _config(found)
