@@ -14,7 +14,9 @@ from models import standalone
 from models.config import TrainConfig
 from models.plan import steps_in_epoch
 from models.user_code import class_paths
-from pipelines.bundle import NAME, MlflowSection, Origin, bundle_of, full_arguments, to_yaml
+from pipelines.bundle import MlflowSection
+from pipelines.bundle_file import NAME, to_yaml
+from pipelines.bundling import Origin, bundle_of, full_arguments
 from pipelines.recipe import Recipe
 from pipelines.session import versions
 from pipelines.yaml_source import write_yaml

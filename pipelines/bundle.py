@@ -1,4 +1,4 @@
-"""The bundle: a study's best configuration as one file, complete enough to train from it alone, and checked."""
+"""The bundle: a study's best configuration, complete enough to train from it alone, and its rules."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from models import optimizers, schedules, standalone
+from models import optimizers, schedules
 from models.config import OWN_OPTIMIZER, Accelerator, ClassConfig, DataConfig, MetricsConfig, Precision, TrainConfig
 from pipelines import rules
-from pipelines.recipe_file import RecipeError, error_of
-from pipelines.schema import build
-from pipelines.yaml_source import BAD, read_yaml, write_yaml
-from search.trial import TrialConfig, TrialResult
-from tracking.credentials import without_credentials
 
 VERSION = 1
 """Of the bundle's form; a later version of Regatta reads earlier ones."""
 SHOWN = 3
 """Factors of the schedule written out at both ends, against which the formula is checked on reading."""
-NAME = "best.yaml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,157 +209,7 @@ class Bundle:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """What a bundle says besides its trial: the study, and what was noted of data, machine and versions."""
-
-    name: str
-    study: str
-    metrics: MetricsConfig
-    noted: Mapping[str, Any] | None
-    """`origin` of `models.preflight.check`; None for a study of an earlier version."""
-    versions: Mapping[str, str]
-    verification: Mapping[str, Any] | None
-    mlflow: MlflowSection | None
-
-
-def bundle_of(trial: TrialConfig, result: TrialResult, origin: Origin, *, standalone_files: str) -> Bundle:
-    """The bundle of one complete trial."""
-    train = trial.train
-    noted = origin.noted or {}
-    found = noted.get("fingerprint")
-    assert result.value is not None, "only complete trials are bundled"
-    return Bundle(
-        bundle=VERSION,
-        name=origin.name,
-        study=origin.study,
-        trial=trial.number,
-        cell=trial.cell,
-        model=ClassConfig(**train.model),
-        data=DataConfig(**train.data),
-        batch=BatchSection(
-            size=train.batch_size,
-            per_device=train.batch_size // (train.devices * train.accumulate),
-            devices=train.devices,
-            accumulate=train.accumulate,
-        ),
-        optimizer=OptimizerSection(
-            name=train.optimizer,
-            learning_rate=train.learning_rate,
-            weight_decay=train.weight_decay,
-            args={**optimizers.arguments(train.optimizer), **train.optimizer_args},
-        ),
-        schedule=_schedule(train, steps=result.steps),
-        budget=BudgetSection(
-            epochs=train.epochs,
-            min_steps=train.min_steps,
-            evaluations=train.evaluations,
-            steps=result.steps,
-            examples=result.examples,
-        ),
-        precision=train.precision,  # type: ignore[arg-type]
-        accelerator=train.accelerator,  # type: ignore[arg-type]
-        gradient_clip=train.gradient_clip,
-        seeds=SeedsSection(init=train.seed_init, order=train.seed_order, dropout=train.seed_dropout),
-        metrics=origin.metrics,
-        figures=FiguresSection(
-            value=result.value,
-            seconds=result.seconds,
-            best=_finite(result.best),
-            final=_finite(result.final),
-            checkpoint=result.checkpoint,
-        ),
-        verification=_plain(origin.verification),
-        fingerprint=None if found is None else FingerprintSection(**found),
-        code=noted.get("code"),
-        hardware=noted.get("hardware"),
-        versions=origin.versions,
-        mlflow=_public(origin.mlflow),
-        standalone=standalone_files,
-    )
-
-
-def read_bundle(path: Path) -> Bundle:
-    """The bundle in a file.
-
-    Raises:
-        RecipeError: all that is wrong with it, with file and line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            [f"--config: `{path}` must be a bundle, a file such as runs/STUDY/{NAME}: {error}."]
-        ) from error
-    draft = read_yaml(text, lambda line: f"{path}:{line}")
-    values = draft.values if isinstance(draft.values, dict) else {}
-    version = values.get("bundle")
-    if not draft.mistakes and version != VERSION:
-        rule = "is missing: this is no bundle" if version is None else f"must be {VERSION}, but got {version!r}"
-        raise RecipeError([f"{draft.place_of('bundle')}: `bundle` {rule}. `regatta search` writes bundles."])
-
-    def report(name: str, sentence: str) -> None:
-        draft.report(name, sentence.replace("the recipe", "the bundle"))
-
-    bundle = BAD if draft.values is BAD else build(Bundle, draft.values, "", report)
-    if isinstance(bundle, Bundle) and not draft.mistakes:
-        for sentence in bundle.mistakes():
-            draft.report(sentence.split("`")[1], sentence)
-    if draft.mistakes:
-        raise error_of(draft.mistakes)
-    assert isinstance(bundle, Bundle), "a draft without mistakes is a bundle"
-    return bundle
-
-
-def to_yaml(bundle: Bundle) -> str:
-    """The file's text; read again, it is the same bundle."""
-    return write_yaml(dataclasses.asdict(bundle))
-
-
-def full_arguments(config: TrainConfig) -> dict[str, Any]:
-    """A schedule's arguments with the defaults of those that were left out."""
-    args = {**schedules.arguments(config.schedule), **config.schedule_args}
-    if args.get("rate") is not None:
-        # An exponential in steps has no final factor: its rule refuses one beside them.
-        args.pop("final")
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in args.items()}
-
-
-def _schedule(train: TrainConfig, *, steps: int) -> ScheduleSection:
-    args = full_arguments(train)
-    factors = schedules.factors(train.schedule, args, steps=steps, warmup=train.warmup).tolist()
-    return ScheduleSection(
-        name=train.schedule,
-        args=args,
-        warmup=train.warmup,
-        in_steps=standalone.in_steps(train.schedule, args, total=steps, warmup=train.warmup),
-        first=factors[:SHOWN],
-        last=factors[-SHOWN:],
-    )
-
-
 def _close(written: Sequence[float], found: Sequence[float]) -> bool:
     return len(written) == len(found) and all(
         math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in zip(written, found, strict=True)
     )
-
-
-def _public(section: MlflowSection | None) -> MlflowSection | None:
-    """The same without a password: a bundle is passed on."""
-    if section is None or section.uri is None:
-        return section
-    return dataclasses.replace(section, uri=without_credentials(section.uri))
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float]:
-    """YAML of ours holds finite numbers only; a gradient's norm may be none."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}
-
-
-def _plain(value: Any) -> Any:
-    """The same values, with null for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

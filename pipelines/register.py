@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from models.job import JOB, METRICS, Job, Outcome, read_curve, write_json
-from pipelines.bundle import NAME, Bundle
+from pipelines.bundle import Bundle
+from pipelines.bundle_file import NAME
 from pipelines.training_job import MODEL, REGISTERED, run_key
 from tracking.client import SETTINGS
 from tracking.gate import Promote, Standing

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from models.inputs import Array, Predict, cast, in_batches, shaped
 from pipelines.array_file import read_rows, refuse_unknown, write_rows
-from pipelines.bundle import NAME, read_bundle
+from pipelines.bundle_file import NAME, read_bundle
 from tracking import loading
 from tracking.client import tracking_uri
 from tracking.loading import ModelFolder

@@ -19,7 +19,8 @@ from rich.markup import escape
 
 from models.config import TrainConfig
 from models.job import BEST, JOB, LAST, METRICS, OUTCOME, Job, Outcome, halved, read_curve, write_json
-from pipelines.bundle import NAME, Bundle, read_bundle
+from pipelines.bundle import Bundle
+from pipelines.bundle_file import NAME, read_bundle
 from pipelines.interrupts import Interrupts
 from pipelines.register import Finished, make_model, register
 from pipelines.session import versions

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.job import BEST, JOB, LAST, METRICS, OUTCOME, Job
-from pipelines.bundle import NAME, read_bundle
+from pipelines.bundle_file import NAME, read_bundle
 from pipelines.recipe import Recipe, public
 from pipelines.stage_record import Done, altered, read
 from pipelines.training_job import MODEL, PRODUCTION, REGISTERED, SENT, Request, differences, job_of, set_aside

@@ -20,7 +20,7 @@ from helpers import USER_CODE, config_of, user_code
 
 from models import schedules, standalone
 from models.config import TrainConfig
-from pipelines.bundle import full_arguments
+from pipelines.bundling import full_arguments
 
 TOTALS = (3, 39, 345, 1999)
 CASES: list[tuple[str, dict[str, Any]]] = [

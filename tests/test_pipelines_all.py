@@ -23,7 +23,8 @@ from test_pipelines_train import LARGE, request
 
 from models.job import BEST, JOB, LAST, OUTCOME
 from pipelines import run_verify, stage_record
-from pipelines.bundle import NAME, Bundle, to_yaml
+from pipelines.bundle import Bundle
+from pipelines.bundle_file import NAME, to_yaml
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.run_all import go_through
 from pipelines.session import opened

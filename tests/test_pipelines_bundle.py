@@ -13,7 +13,9 @@ from search_parts import result_of, space
 from models import optimizers, schedules
 from models.config import MetricsConfig
 from pipelines.best_files import write_best
-from pipelines.bundle import Bundle, MlflowSection, Origin, bundle_of, read_bundle, to_yaml
+from pipelines.bundle import Bundle, MlflowSection
+from pipelines.bundle_file import read_bundle, to_yaml
+from pipelines.bundling import Origin, bundle_of
 from pipelines.recipe import Recipe
 from pipelines.recipe_file import RecipeError
 from search.space import SearchSpace

@@ -25,7 +25,8 @@ from test_pipelines_bundle import bundle
 
 from models.inputs import Array
 from pipelines.array_file import write_rows
-from pipelines.bundle import MlflowSection, to_yaml
+from pipelines.bundle import MlflowSection
+from pipelines.bundle_file import to_yaml
 from pipelines.cli import main
 from pipelines.run_ui import free_port
 from tracking.ledger import Ledger

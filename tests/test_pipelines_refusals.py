@@ -16,7 +16,7 @@ from test_pipelines_bundle import bundle
 from test_pipelines_train import LARGE, ready, request
 
 from models.job import JOB, LAST, Job
-from pipelines.bundle import NAME, read_bundle, to_yaml
+from pipelines.bundle_file import NAME, read_bundle, to_yaml
 from pipelines.cli import main
 from pipelines.training_job import PRODUCTION, job_of
 from tracking.ledger import Ledger

@@ -25,7 +25,8 @@ from models.job import LAST, METRICS, Outcome, write_curve
 from models.portable import trained as trained_module
 from models.prepared import prepare
 from models.train import build_module
-from pipelines.bundle import NAME, MlflowSection, to_yaml
+from pipelines.bundle import MlflowSection
+from pipelines.bundle_file import NAME, to_yaml
 from pipelines.model_files import write_model
 from pipelines.register import Finished, make_model, register, standing_of
 from pipelines.training_job import MODEL, REGISTERED, job_of, run_key, set_aside, take_back

@@ -17,7 +17,8 @@ import pytest
 from test_pipelines_bundle import NOTED, bundle, one
 
 from models.job import BEST, JOB, LAST, METRICS, Job, Outcome, factors, read_curve, write_curve
-from pipelines.bundle import Bundle, FingerprintSection, to_yaml
+from pipelines.bundle import Bundle, FingerprintSection
+from pipelines.bundle_file import to_yaml
 from pipelines.cli import main
 from pipelines.run_train import before, sentences
 from pipelines.training_job import ASIDE, Request, job_of, resumed, settle, take_back

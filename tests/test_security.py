@@ -28,7 +28,8 @@ from models import checkpoint, predicting
 from models.checkpoint import CheckpointError
 from models.job import LAST, Job
 from models.production import train
-from pipelines.bundle import MlflowSection, read_bundle, to_yaml
+from pipelines.bundle import MlflowSection
+from pipelines.bundle_file import read_bundle, to_yaml
 from pipelines.cli import main
 from pipelines.recipe import load_recipe
 from pipelines.session import opened
