@@ -42,9 +42,9 @@ def parse(argv: Sequence[str], recipe: Any) -> Arguments:
     for option, text in _pairs(argv):
         name, append = option.removeprefix("--").removesuffix("+"), option.endswith("+")
         if not option.startswith("--"):
-            sentence = f"`{option}` is no option. Keys are set as in `--search.trials 24`."
+            sentence = f"`{_on_one_line(option)}` is no option. Keys are set as in `--search.trials 24`."
         elif option != "--config" and leaf_of(recipe, name) is None:
-            sentence = f"there is no option `{option}`{_nearest(name, recipe)} `--help` lists them all."
+            sentence = f"there is no option `{_on_one_line(option)}`{_nearest(name, recipe)} `--help` lists them all."
         elif text is None:
             sentence = "a value must follow, as in `--search.trials 24`."
         elif not _is_utf8(text):
@@ -55,8 +55,14 @@ def parse(argv: Sequence[str], recipe: Any) -> Arguments:
             config = text if option == "--config" else config
             overrides += [] if option == "--config" else [Override(name=name, text=text, append=append)]
             continue
-        mistakes.append(Mistake(name, option if option.startswith("--") else "command line", sentence))
+        place = _on_one_line(option) if option.startswith("--") else "command line"
+        mistakes.append(Mistake(name, place, sentence))
     return Arguments(config=config, overrides=overrides, mistakes=mistakes)
+
+
+def _on_one_line(word: str) -> str:
+    """A word of the command line as a sentence quotes it."""
+    return word if word.isprintable() else repr(word)[1:-1]
 
 
 def _is_utf8(text: str) -> bool:

@@ -11,7 +11,7 @@ from models import optimizers, schedules
 from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, TrainingConfig
 from pipelines.schema import build
 from search.config import RangeConfig, SearchConfig
-from search.space import COUPLED, TRAINING_PARAMETERS, adam_sde
+from search.space import COUPLED, TRAINING_PARAMETERS, adam_sde, learning_rate_range
 
 _RANGE_KEYS = frozenset(field.name for field in dataclasses.fields(RangeConfig))
 _TREES = ("model.init_args.", "data.init_args.")
@@ -59,6 +59,7 @@ def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator
     if search.learning_rate.rule == "adam_sde" and not broken:
         yield from _mistakes_of_coupling(search)
     yield from _mistakes_of_axis("search.schedules", search.schedules, schedules.mistakes)
+    yield from _mistakes_of_rates(search)
     if OWN_OPTIMIZER not in search.optimizers:
         return
     if {name: dict(args) for name, args in search.schedules.items()} != {"constant": {}}:
@@ -68,6 +69,23 @@ def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator
         )
     if len(search.optimizers) == 1:
         yield from _mistakes_of_own(search, training)
+
+
+def _mistakes_of_rates(search: SearchConfig) -> Iterator[str]:
+    """Yield a sentence if the range of learning rates of a batch size and optimizer comes to none."""
+    rate = search.learning_rate
+    if any(size < 1 for size in search.batch_sizes) or any(rate.mistakes()):
+        return  # A mistake of its own, told where it belongs.
+    for name in (name for name in search.optimizers if name in optimizers.OPTIMIZERS):
+        for size in search.batch_sizes:
+            extent = learning_rate_range(rate, name, size)
+            assert extent.low is not None and extent.high is not None, "a range of rates has bounds"
+            if not 0.0 < extent.low < extent.high < float("inf"):
+                yield (
+                    f"`search.learning_rate` must come to rates greater than 0 and finite, but comes to "
+                    f"{extent.low} to {extent.high} at batch size {size} with {name}."
+                )
+                return
 
 
 def _mistakes_of_coupling(search: SearchConfig) -> Iterator[str]:

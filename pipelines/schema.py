@@ -13,6 +13,8 @@ from pipelines.yaml_source import BAD
 Report = Callable[[str, str], None]
 """Called with the dotted name that a mistake is about, and its sentence."""
 
+LARGEST = 2**63 - 1
+"""The largest whole number that SQLite, tensors and data frames hold."""
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -126,6 +128,9 @@ def _build_mapping(inner: Any, value: Any, name: str, report: Report) -> Any:
 def _build_scalar(kind: type, value: Any, name: str, report: Report) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
+    if type(value) is int and kind is int and abs(value) > LARGEST:
+        report(name, f"`{name}` must be a whole number of less than 2^63 in size, but got {shown(value)}.")
+        return BAD
     if type(value) is kind:
         return value
     remedy = ""

@@ -165,6 +165,9 @@ class _Reader:
                 shown = key if isinstance(key, str) else key_node.id
                 self._wrong(key_node, name, f"a key in {_where(name)} must be text, but got {shown}. Put it in quotes.")
                 continue
+            if not key.isprintable():
+                self._wrong(key_node, name, f"a key in {_where(name)} must be printable text, but got {key[:40]!r}.")
+                continue
             line = key_node.start_mark.line + 1
             inner = f"{name}.{key}" if name else key
             if key in lines:

@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 
 from search.promotion import Rule
 
+MOST_STEPS = 2.0**53
+"""Up to here every whole number is a float: further ones could not be told from each other."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RangeConfig:
@@ -59,15 +62,22 @@ class RangeConfig:
     def _mistakes_of_bounds(self, low: float, high: float) -> Iterator[str]:
         if low >= high:
             yield f"`low` must be less than `high`, but got {low} and {high}."
+        elif not math.isfinite(high - low):
+            yield f"`low` and `high` must lie a finite distance apart, but got {low} and {high}."
         if self.log and low <= 0:
             yield f"`low` must be greater than 0 with `log: true`, but got {low}."
         if self.step is not None:
-            if self.log:
-                yield "`step` must be left out with `log: true`."
-            if not self.step > 0:
-                yield f"`step` must be greater than 0, but got {self.step}."
-            elif abs((high - low) / self.step - round((high - low) / self.step)) > 1e-9:
-                yield f"`step` must divide the range from {low} to {high}, but got {self.step}."
+            yield from self._mistakes_of_step(low, high, self.step)
+
+    def _mistakes_of_step(self, low: float, high: float, step: float) -> Iterator[str]:
+        if self.log:
+            yield "`step` must be left out with `log: true`."
+        if not step > 0:
+            yield f"`step` must be greater than 0, but got {step}."
+        elif not (high - low) / step < MOST_STEPS:
+            yield f"`step` must divide the range into less than 2^53 values, but got {step}."
+        elif abs((high - low) / step - round((high - low) / step)) > 1e-9:
+            yield f"`step` must divide the range from {low} to {high}, but got {step}."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +119,8 @@ class LearningRateConfig:
             yield f"`reference_batch_size` must be at least 1, but got {self.reference_batch_size}."
 
 
+MOST_TRIALS = 1_000_000
+"""More than any search comes to the end of, and few enough to be proposed in memory."""
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "qmc", "random", "grid")
 """Samplers by name; any other is an import path."""
 
@@ -198,6 +210,9 @@ class SearchConfig:
         yield from self._mistakes_of_limits()
 
     def _mistakes_of_limits(self) -> Iterator[str]:
+        for name in ("trials", "refine"):
+            if getattr(self, name) > MOST_TRIALS:
+                yield f"`{name}` must be at most {MOST_TRIALS:,}, but got {getattr(self, name)}."
         for name in ("segment_seconds", "seconds", "examples"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -73,6 +73,7 @@ ADDED = [
     ("search: {seed: 1, seed: 2}", 7, "`seed` is set twice in `search`, first on this line. Keep one."),
     ("1: 2", 7, "a key in the recipe must be text, but got 1. Put it in quotes."),
     ("? [a]\n: 2", 7, "a key in the recipe must be text, but got sequence. Put it in quotes."),
+    ('"a\\nb": 2', 7, "a key in the recipe must be printable text, but got 'a\\nb'."),
     # YAML.
     ("training: {epochs: 1", 8, "this is not YAML: expected ',' or '}', but got '<stream end>'."),
     ("\tsearch: 1", 7, "this is not YAML: found character '\\t' that cannot start any token."),
@@ -112,7 +113,24 @@ ADDED = [
         7,
         "`search.parameters.training.warmup` must be a mapping, but got 3.",
     ),
+    ("training: {seed: 9223372036854775808}", 7, "`training.seed` must be a whole number of less than 2^63 in size,"),
     # Rules of a section.
+    ("search: {trials: 2000000}", 7, "`search.trials` must be at most 1,000,000, but got 2000000."),
+    (
+        "search: {learning_rate: {highest: 1e-323}}",
+        7,
+        "`search.learning_rate` must come to rates greater than 0 and finite, but comes to 0.0 to ",
+    ),
+    (
+        "search: {parameters: {model.init_args.x: {low: 0, high: 1.0, step: 1e-300}}}",
+        7,
+        "`search.parameters.model.init_args.x.step` must divide the range into less than 2^53 values, but got 1e-300.",
+    ),
+    (
+        "search: {parameters: {model.init_args.x: {low: -1e308, high: 1e308}}}",
+        7,
+        "`search.parameters.model.init_args.x.low` and `high` must lie a finite distance apart, but got -1e+308",
+    ),
     ("study: ../up", 7, "`study` must be 1 to 64 lower-case letters, digits,"),
     (f"study: {'a' * 65}", 7, "`study` must be 1 to 64 lower-case letters,"),
     ("study: ''", 7, "`study` must be 1 to 64 lower-case letters,"),
