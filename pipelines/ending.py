@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from pipelines import results
+from pipelines import reasons, results
 from pipelines.best_files import write_best
 from pipelines.session import Session, view
 from search.executors import Executor
@@ -27,7 +27,7 @@ def conclude(session: Session, *, complete: bool) -> None:
     """Write the study's files, and print the table, what it says, and what to do next."""
     study, folder, console = session.study, session.folder, session.console
     write_tables(folder)
-    said = results.sentences(study)
+    said = [*results.sentences(study), *filter(None, [reasons.told(study)])]
     if study.ranking():
         write_best(session.ledger, study, session.recipe)
         console.print(results.table(study))
@@ -43,7 +43,13 @@ def conclude(session: Session, *, complete: bool) -> None:
     again = escape(f"regatta search --config {shlex.quote(str(folder / 'recipe.yaml'))}")
     if not complete:
         console.print(f"to go on: [bold]{again}[/]", highlight=False, soft_wrap=True)
-        return
+    elif study.ranking():
+        propose(session, again)
+
+
+def propose(session: Session, again: str) -> None:
+    """What can be done with a search that has found something."""
+    study, folder, console = session.study, session.folder, session.console
     console.print("next:", highlight=False)
     for command, purpose in (
         ("make ui", "browse every curve in the MLflow UI"),

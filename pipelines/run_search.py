@@ -14,6 +14,7 @@ from pipelines import results
 from pipelines.display import Display, clock
 from pipelines.ending import conclude, measure_best, settle
 from pipelines.limits import Limits
+from pipelines.reasons import came_to_nothing
 from pipelines.recipe import Recipe
 from pipelines.session import Session, aim, begun, note, opened, space_of, start_sync, tiers
 from search.audit import audit, summary
@@ -44,7 +45,7 @@ def main(recipe: Recipe) -> int:
             write_tables(folder)
             raise
         settle(session)
-        return session.interrupts.exit_code or code
+        return session.interrupts.exit_code or code or int(came_to_nothing(session.study))
 
 
 def run(session: Session) -> None:

@@ -32,6 +32,8 @@ class TrialConfig:
     train: TrainConfig
     point: Mapping[str, Any] = field(default_factory=dict)
     """Where it lies in the joint space of the strategy `tune`; empty in a cell of its own."""
+    noted: Mapping[str, Any] = field(default_factory=dict)
+    """What its sampler noted with it: CMA-ES and NSGA-II keep their generations so."""
 
     @property
     def described(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.trial import TrialState
@@ -73,7 +73,6 @@ class TuneStudy(Study):
         self._rungs = [] if search.promotion.rule == "none" else rungs(search.promotion.eta, search.promotion.rungs)
         self._trials: dict[int, TrialConfig] = {}
         self._seen: set[str] = set()
-        self._attributes: dict[int, Mapping[str, Any]] = {}
         self._losses: dict[int, list[float]] = {}
         """What each trial came to at the rungs that it has reached, smaller is better."""
         self._resting: set[int] = set()
@@ -152,9 +151,9 @@ class TuneStudy(Study):
 
     def _made(self, phase: Phase, point: Point, attributes: Mapping[str, Any]) -> TrialConfig:
         cell = self.cells[self.joint.cell_of(point).name]
-        trial = self._trial(cell, phase, self.joint.sampled(point), point=point)
+        plain = self._trial(cell, phase, self.joint.sampled(point), point=point)
+        trial = cell.asked[-1] = replace(plain, noted=attributes)
         self._trials[trial.number] = trial
-        self._attributes[trial.number] = attributes
         self._seen.add(identity(point))
         return trial
 
@@ -172,7 +171,7 @@ class TuneStudy(Study):
                 state=state,
                 value=result.value if result is not None and state is TrialState.COMPLETE else None,
                 rungs=losses,
-                attributes=self._attributes.get(number, {}),
+                attributes=trial.noted,
             )
 
     def _result(self, trial: TrialConfig) -> TrialResult | None:
@@ -191,11 +190,13 @@ class TuneStudy(Study):
         curve = [point for segment in segments for point in segment.curve]
         # As `Plan.end_of` has them.
         goals = [round(rung * last.total_steps) for rung in self._rungs] if last.total_steps else []
-        evaluated = curve[-1]["step"] if curve else 0.0
-        self._losses[trial.number] = [self._loss(curve, goal) for goal in goals if evaluated >= goal]
+        evaluated = [point["step"] for point in curve] or [0.0]
+        self._losses[trial.number] = [self._loss(curve, goal) for goal in goals if evaluated[-1] >= goal]
         reached = len(self._losses[trial.number])
-        # Where it was let past this rung before, a pause has other reasons: time, or a signal.
-        waits = last.status == "PAUSED" and reached > max(self._bracket(trial), self._passed.get(trial.number, 0))
+        # Where it was let past this rung before (having trained on from it shows that too), a pause has other reasons.
+        before = sum(any(goal <= step <= last.from_step for step in evaluated) for goal in goals)
+        passed = max(self._bracket(trial), self._passed.get(trial.number, 0), before)
+        waits = last.status == "PAUSED" and reached > passed
         if waits:
             self._resting.add(trial.number)
         return waits
