@@ -10,8 +10,8 @@ from pipelines.options import Override, leaf_of
 from pipelines.schema import default_of, optional
 from pipelines.yaml_source import BAD, Draft, Mistake, read_yaml
 
-DOTTED_KEYS = "search.parameters"
-"""The mapping whose keys are dotted names themselves."""
+DOTTED_KEYS = ("search.parameters", "search.priors")
+"""The mappings whose keys are dotted names themselves."""
 
 
 def apply(draft: Draft, override: Override, recipe: Any) -> None:
@@ -63,7 +63,7 @@ def _holder(values: dict[str, Any], name: str, recipe: Any) -> tuple[dict[str, A
     """
     within, annotation, done, left = values, recipe, "", name.split(".")
     while True:
-        key = _first_key(within, left) if done == DOTTED_KEYS else left[0]
+        key = _first_key(within, left) if done in DOTTED_KEYS else left[0]
         left = left[key.count(".") + 1 :]
         hints = get_type_hints(annotation) if dataclasses.is_dataclass(annotation) else {}
         annotation, section = hints.get(key), annotation

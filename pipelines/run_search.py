@@ -163,6 +163,8 @@ def introduce(session: Session, facts: dict[str, Any], *, dashboard: str) -> Non
         f"{len(study.cells)} cells, {study.planned} trials{left}",
         highlight=False,
     )
+    for line in study.known:
+        console.print(escape(line), highlight=False, soft_wrap=True)
     steps = facts["steps"]
     console.print(
         "steps of a training by batch size: " + ", ".join(f"{size}: {steps[size]:,}" for size in steps), highlight=False

@@ -27,7 +27,7 @@ from tracking.view import experiment_tags
 
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
 CHANGEABLE = (
-    *("trials", "refine", "extend", "seconds", "examples"),
+    *("trials", "refine", "extend", "seconds", "examples", "enqueue"),
     *("keep_checkpoints", "segment_seconds", "arrays", "audit", "probes"),
 )
 """Settings of a search that may change when its study goes on; everything else decides what a trial is."""

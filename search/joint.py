@@ -48,18 +48,28 @@ class JointSpace:
     def cell_of(self, point: Mapping[str, Any]) -> Cell:
         """The cell that a point lies in."""
         search = self.space.search
-        size = self.sizes[point.get(BATCH_SIZE, 0)]
-        optimizer = point.get(OPTIMIZER, next(iter(search.optimizers)))
-        schedule = point.get(SCHEDULE, next(iter(search.schedules)))
+        return self.cell_at(
+            batch_size=self.sizes[point.get(BATCH_SIZE, 0)],
+            optimizer=point.get(OPTIMIZER, next(iter(search.optimizers))),
+            schedule=point.get(SCHEDULE, next(iter(search.schedules))),
+        )
+
+    def cell_at(self, *, batch_size: int, optimizer: str, schedule: str) -> Cell:
+        """The cell of these entries of the grid."""
         return next(
             cell
             for cell in self.cells.values()
-            if (cell.batch_size, cell.optimizer, cell.schedule) == (size, optimizer, schedule)
+            if (cell.batch_size, cell.optimizer, cell.schedule) == (batch_size, optimizer, schedule)
         )
+
+    def axes_of(self, cell: Cell) -> Point:
+        """What the points of a cell have as coordinates of the axes."""
+        every = {BATCH_SIZE: self.sizes.index(cell.batch_size), OPTIMIZER: cell.optimizer, SCHEDULE: cell.schedule}
+        return {name: value for name, value in every.items() if name in self.axes()}
 
     def coordinates(self, cell: Cell) -> dict[str, RangeConfig]:
         """The coordinates that points of one cell have besides the axes."""
-        return {_coordinate(cell, name): PLACE if name == RATE else extent for name, extent in cell.ranges.items()}
+        return {coordinate(cell, name): PLACE if name == RATE else extent for name, extent in cell.ranges.items()}
 
     def everything(self) -> dict[str, RangeConfig]:
         """All coordinates of all cells, each once."""
@@ -70,7 +80,7 @@ class JointSpace:
         """What a point means in its cell: parameters by the names of the cell's ranges."""
         cell = self.cell_of(point)
         return {
-            name: value_at(extent, point[_coordinate(cell, name)]) if name == RATE else point[_coordinate(cell, name)]
+            name: value_at(extent, point[coordinate(cell, name)]) if name == RATE else point[coordinate(cell, name)]
             for name, extent in cell.ranges.items()
         }
 
@@ -82,14 +92,13 @@ class JointSpace:
     def grid(self, levels: int) -> Iterator[Point]:
         """Every combination, once; a continuous range at so many places, evenly spread over it."""
         for cell in self.cells.values():
-            axes = {BATCH_SIZE: self.sizes.index(cell.batch_size), OPTIMIZER: cell.optimizer, SCHEDULE: cell.schedule}
-            known = {name: value for name, value in axes.items() if name in self.axes()}
+            known = self.axes_of(cell)
             own = self.coordinates(cell)
             for values in itertools.product(*(spread_over(extent, levels) for extent in own.values())):
                 yield {**known, **dict(zip(own, values, strict=True))}
 
 
-def _coordinate(cell: Cell, name: str) -> str:
+def coordinate(cell: Cell, name: str) -> str:
     """Rates of different optimizers differ by orders of magnitude: each has a coordinate of its own."""
     prefix, dot, rest = name.partition(".")
     if name == RATE:

@@ -21,6 +21,7 @@ from scipy.stats import qmc
 
 from search.config import RangeConfig
 from search.joint import JointSpace, Point
+from search.prior_points import Priors
 from search.proposals import BLOCK, DRAWS, distribution
 from search.space import value_at
 
@@ -55,8 +56,10 @@ class Known:
     """What the sampler itself has noted with it: CMA-ES and NSGA-II keep their generations so."""
 
 
-def sequence(name: str, joint: JointSpace, *, seed: int, levels: int = LEVELS) -> Iterator[Point]:
-    """All points of a sequence in their order: endless, but for `grid`."""
+def sequence(
+    name: str, joint: JointSpace, *, seed: int, levels: int = LEVELS, priors: Priors | None = None
+) -> Iterator[Point]:
+    """All points of a sequence in their order: endless, but for `grid`; some coordinates as priors draw them."""
     if name == "grid":
         points = list(joint.grid(levels))
         # In another order than the grid's, so that one that is stopped early has seen all of it.
@@ -64,10 +67,9 @@ def sequence(name: str, joint: JointSpace, *, seed: int, levels: int = LEVELS) -
         yield from points
         return
     extents = joint.everything()
-    for row in _rows(name, len(extents), seed):
-        yield joint.reduced(
-            {axis: value_at(extent, float(u)) for (axis, extent), u in zip(extents.items(), row, strict=True)}
-        )
+    for number, row in enumerate(_rows(name, len(extents), seed)):
+        point = {axis: value_at(extent, float(u)) for (axis, extent), u in zip(extents.items(), row, strict=True)}
+        yield joint.reduced(point | (priors.drawn(number) if priors else {}))
 
 
 def _rows(name: str, dimensions: int, seed: int) -> Iterator[np.ndarray]:
@@ -147,8 +149,16 @@ class Asker:
         self._study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
         self._study.add_trials([_frozen(one, joint) for one in remembered(known, maximize=maximize)])
 
-    def ask(self, fixed: Mapping[str, Any], refused: Callable[[Point], bool]) -> tuple[Point, dict[str, Any]] | None:
-        """A point that is not refused, and what the sampler notes with it; None if hardly any more come."""
+    def ask(
+        self, fixed: Mapping[str, Any], refused: Callable[[Point], bool], *, drawn: Mapping[str, Any]
+    ) -> tuple[Point, dict[str, Any]] | None:
+        """A point that is not refused, and what the sampler notes with it; None if hardly any more come.
+
+        What is `drawn` by priors is fixed too, unless nothing new lies there.
+        """
+        return (self._ask({**drawn, **fixed}, refused) if drawn else None) or self._ask(fixed, refused)
+
+    def _ask(self, fixed: Mapping[str, Any], refused: Callable[[Point], bool]) -> tuple[Point, dict[str, Any]] | None:
         for _ in range(DRAWS):
             if fixed:
                 self._study.enqueue_trial(dict(fixed))

@@ -276,6 +276,11 @@ class Study:
         """How many trials wait until they are promoted."""
         return 0
 
+    @property
+    def known(self) -> list[str]:
+        """What the study was told before it begins, a line each."""
+        return []
+
     def given_up(self) -> list[int]:
         """Numbers of trials that wait and will never go on."""
         return []

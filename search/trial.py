@@ -12,9 +12,9 @@ from models.segment import SegmentResult
 from tracking.analysis.convergence import Censoring, convergence, figures, gaps
 from tracking.analysis.curves import loss, measured
 
-Phase = Literal["explore", "extend", "refine", "propose", "confirm"]
+Phase = Literal["explore", "extend", "refine", "propose", "enqueue", "confirm"]
 """Quasi-random; quasi-random beyond an edge of the range; proposed from the results of the cell; proposed from the
-results of all; one of those that won, again on a fresh seed."""
+results of all; known before the search; one of those that won, again on a fresh seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,8 @@ from models.seeds import derive
 from models.segment import Point as Evaluation
 from models.segment import SegmentResult
 from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
+from search.placing import enqueued
+from search.prior_points import Priors
 from search.promotion import Standing, bracket_of, last_chance, promoted, rungs
 from search.samplers import (
     LEVELS,
@@ -69,6 +71,8 @@ class TuneStudy(Study):
         check_sampler(search.sampler, search.sampler_args)
         self.cells = {cell.name: TunedCell(space, cell) for cell in space.cells()}
         self.joint = JointSpace(space)
+        self._priors = Priors(self.joint, search.priors, seed=search.seed)
+        self._enqueued = enqueued(self.joint, search.enqueue)
         self._maximize = space.metrics.direction == "max"
         self._rungs = [] if search.promotion.rule == "none" else rungs(search.promotion.eta, search.promotion.rungs)
         self._trials: dict[int, TrialConfig] = {}
@@ -80,6 +84,11 @@ class TuneStudy(Study):
         """At how many rungs a trial need not wait any more."""
         self._exhausted = False
         self._ahead: list[Point] | None = None
+
+    @property
+    def known(self) -> list[str]:
+        """What it was told before it begins, a line each."""
+        return [*(f"asked first: {one.described}" for one in self._enqueued), *self._priors.described]
 
     # -- asking
 
@@ -109,13 +118,17 @@ class TuneStudy(Study):
         return [self._made(*one) for one in found]
 
     def _laid_down(self, width: Callable[[Cell], int], left: int) -> list[tuple[Phase, Point, Mapping[str, Any]]]:
-        """The next points of the sequence; of a sampler's, those that it begins with."""
-        coming = [point for point in self._sequence() if not self._refused(point)][:AHEAD]
+        """The next points that were named; then those of the sequence, or of a sampler's those that it begins with."""
+        phase: Phase = "enqueue"
+        coming = [one.point for one in self._enqueued if not self._refused(one.point)]
+        if not coming:
+            phase = "explore"
+            coming = [point for point in self._sequence() if not self._refused(point)][:AHEAD]
         if not coming:
             return []
         first = self.joint.cell_of(coming[0])
         kin = [point for point in coming if self.joint.cell_of(point).kind == first.kind]
-        return [("explore", point, {}) for point in kin[: min(left, max(1, width(first)))]]
+        return [(phase, point, {}) for point in kin[: min(left, max(1, width(first)))]]
 
     def _sequence(self) -> list[Point]:
         if self._ahead is None:
@@ -123,7 +136,8 @@ class TuneStudy(Study):
             own = search.sampler in SEQUENCES
             name, count = (search.sampler, search.trials) if own else ("qmc", min(STARTUP, search.trials))
             levels = search.sampler_args.get("levels", LEVELS)
-            points = sequence(name, self.joint, seed=derive(search.seed, "tune", name), levels=levels)
+            seed = derive(search.seed, "tune", name)
+            points = sequence(name, self.joint, seed=seed, levels=levels, priors=self._priors)
             self._ahead = first_points(points, count)
         return self._ahead
 
@@ -137,7 +151,8 @@ class TuneStudy(Study):
         fixed: dict[str, Any] = {}
         batch: set[str] = set()
         while len(found) < most:
-            asked = asker.ask(fixed, lambda point: self._refused(point) or identity(point) in batch)
+            drawn = self._priors.drawn(self._numbers + len(found))
+            asked = asker.ask(fixed, lambda point: self._refused(point) or identity(point) in batch, drawn=drawn)
             if asked is None:
                 break
             batch.add(identity(asked[0]))

@@ -66,6 +66,22 @@ ADDED = [
         7,
         "unknown key `trails` in `search`; did you mean `trials`? Known: strategy, batch_sizes,",
     ),
+    ("search: {enqueue: [{}]}", 7, "`search.enqueue` must be left out with the strategy compare. Set `search.strategy"),
+    (
+        "search: {strategy: tune, priors: {learning_rate: {centre: 1, confidence: 1.5}}}",
+        7,
+        "`search.priors.learning_rate.confidence` must be a share in (0, 1], but got 1.5. Leave out a prior",
+    ),
+    (
+        "search: {strategy: tune, trials: 1, enqueue: [{}, {}]}",
+        7,
+        "`search.enqueue` must have at most 1 entries (`search.trials`), but got 2.",
+    ),
+    (
+        "search: {strategy: tune, sampler: grid, priors: {learning_rate: {centre: 1}}}",
+        7,
+        "`search.priors` must be left out with the sampler grid, which tries every place once.",
+    ),
     ("search: {zzz: 3}", 7, "unknown key `zzz` in `search`. Known: strategy,"),
     ("serch: {}", 7, "unknown key `serch` in the recipe; did you mean `search`? Known: name, study, model,"),
     ("search:\n  learning_rate:\n    hgih: 1", 9, "unknown key `hgih` in `search.learning_rate`; did you mean `high`?"),
