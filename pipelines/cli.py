@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -11,9 +12,14 @@ from typing import NoReturn
 
 from pipelines.schema import nearest
 from tracking.credentials import without_credentials
+from tracking.ledger import LedgerUnwritable
 
 MISTAKE = 2
 """Exit code of a command that was asked wrongly."""
+FAILED = 1
+"""Exit code of a command that could not be carried out."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk, a quota or a limit that is used up."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 
@@ -198,11 +204,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except ValueError as error:
-        for line in without_credentials(str(error)).splitlines():
-            print(f"regatta: {line}", file=sys.stderr)
-        return MISTAKE
+        return _told(str(error), MISTAKE)
+    except LedgerUnwritable as error:
+        return _told(str(error), FAILED)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return _told(f"{error}. What was committed is safe: make room, then run the same command again.", FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _told(message: str, code: int) -> int:
+    for line in without_credentials(message).splitlines():
+        print(f"regatta: {line}", file=sys.stderr)
+    return code
 
 
 def _run(words: Sequence[str]) -> int:

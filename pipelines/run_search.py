@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -42,7 +43,9 @@ def main(recipe: Recipe) -> int:
             session.console.print(f"[red]the search cannot go on:[/] {escape(str(failure))}", soft_wrap=True)
             conclude(session, complete=False)
         except BaseException:
-            write_tables(folder)
+            # What ended it is what is told, not that the tables could not be written either.
+            with suppress(OSError):
+                write_tables(folder)
             raise
         settle(session)
         return session.interrupts.exit_code or code or int(came_to_nothing(session.study))

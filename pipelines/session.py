@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from search.gains import Gains
 from search.space import SearchSpace, parameter_names
 from search.study import Study
 from search.tuning import study_of
-from tracking.ledger import Ledger, driver_lock
+from tracking.ledger import Ledger, LedgerUnwritable, driver_lock
 from tracking.place import home, write
 from tracking.sync import Sync
 from tracking.view import experiment_tags
@@ -93,7 +93,8 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         try:
             yield ledger
         except BaseException:
-            ledger.set_meta("status", "FAILED")
+            with suppress(LedgerUnwritable):
+                ledger.set_meta("status", "FAILED")
             raise
 
 
@@ -193,7 +194,16 @@ def start_sync(session: Session) -> None:
 
 def note(session: Session) -> str:
     """What the display says of MLflow: nothing while all is well."""
-    return (session.sync.problem() or "") if session.sync else ""
+    return "" if session.sync is None else behind(session.sync)
+
+
+def behind(sync: Sync) -> str:
+    """What waits for MLflow, and why, where it is away or slow."""
+    problem, waiting = sync.problem(), sync.pending()
+    lacks = f"{waiting:,} trials with {sync.evaluations():,} evaluations wait for MLflow"
+    if problem is None:
+        return lacks if sync.is_late() else ""
+    return f"{lacks} ({problem})" if waiting else problem
 
 
 def tiers(gains: Gains) -> str:

@@ -19,7 +19,9 @@ def test_a_ledger_that_cannot_grow_ends_the_search_and_the_same_command_goes_on(
     words = ["--search.trials", "3", "--training.evaluations", "60"]
     code, _, err = search(tmp_path, *words, limits=SMALL)
     assert code == 1
-    assert "What was committed is safe: see to the disk, then run the same command again." in err
+    (line,) = err.splitlines()
+    assert line.startswith("regatta: the ledger ")
+    assert line.endswith("What was committed is safe: see to the disk, then run the same command again.")
     before = trials(tmp_path)
     code, out, err = search(tmp_path, *words)
     assert (code, err) == (0, ""), out

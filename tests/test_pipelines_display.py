@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 from search_parts import result_of, space
+from tracking_rows import study
 
 from models.segment import SegmentResult
 from pipelines.display import Display, clock, examples_done, grid, leader, seconds_left
+from pipelines.session import behind
 from search.race import Race
 from search.study import Study
 from tracking.ledger import Ledger
+from tracking.runs import MemoryWriter
+from tracking.sync import Sync
 
 
 @pytest.fixture
@@ -135,3 +140,19 @@ def test_on_a_terminal_the_picture_goes_when_the_search_has_ended(race: Race) ->
         drawn = out.getvalue()
     assert "1/24 trials" in drawn and "best so far" in drawn and "batch size" in drawn
     assert out.getvalue().endswith("\x1b[2K")  # the last line drawn is erased
+
+
+def away(uri: str | None, home: Path) -> MemoryWriter:
+    raise ConnectionError("no route")
+
+
+def test_while_mlflow_is_away_the_display_says_what_waits_for_it(tmp_path: Path) -> None:
+    study(tmp_path, 2).close()
+    sync = Sync(tmp_path, uri=None, home=tmp_path, writer=away)
+    assert behind(sync) == ""
+    sync.start()
+    deadline = time.monotonic() + 30
+    while sync.problem() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    sync.close()
+    assert behind(sync) == "2 trials with 6 evaluations wait for MLflow (ConnectionError: no route)"

@@ -120,14 +120,14 @@ def test_a_trial_is_unsent_until_all_its_steps_and_its_end_are_sent(tmp_path: Pa
         ledger.record(segment(0, 0, 20, status="PAUSED").to_json())
         assert ledger.unsent() == [0]
         ledger.save_run(0, RunState(run_id="a", points=20))
-        assert ledger.unsent_count() == 0
+        assert (ledger.unsent_count(), ledger.unsent_evaluations()) == (0, 0)
         ledger.record(segment(0, 20, 60).to_json(), result([segment(0)]))
-        assert ledger.unsent() == [0]
+        assert (ledger.unsent(), ledger.unsent_evaluations()) == ([0], 2)
         ledger.save_run(0, RunState(run_id="a", points=60, closed=True))
         assert ledger.unsent() == []
         ledger.save_run(SEARCH_RUN, RunState(run_id="p"))
         ledger.forget_runs()
-        assert ledger.unsent() == [0]
+        assert (ledger.unsent(), ledger.unsent_evaluations()) == ([0], 3)
         assert (ledger.run(SEARCH_RUN), ledger.run(0)) == (RunState(), RunState(creating=True))
 
 
@@ -208,13 +208,29 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_acknowledged(tmp_path: P
     study(tmp_path, 1).close()
     command = [sys.executable, "-c", FILLER, str(tmp_path)]
     filler = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
-    assert "OSError: the ledger" in filler.stderr
+    assert "LedgerUnwritable: the ledger" in filler.stderr
     assert "cannot be written" in filler.stderr
     last = int(filler.stdout.split()[-1])
     with Ledger.open(tmp_path, create=False) as ledger:
         ended = [row["number"] for row in ledger.trials() if row["status"] == "COMPLETE"]
         assert ended == list(range(last + 1))
         complete(ledger, 100_000)
+
+
+OPENER = """
+import resource, sys
+from pathlib import Path
+from tracking.ledger import Ledger
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+Ledger.open(Path(sys.argv[1]), create=False)
+"""
+
+
+def test_a_ledger_that_finds_no_room_to_be_opened_is_not_called_damaged(tmp_path: Path) -> None:
+    study(tmp_path, 1).close()
+    opener = subprocess.run([sys.executable, "-c", OPENER, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "LedgerUnwritable: the ledger" in opener.stderr
+    assert "see to the disk" in opener.stderr and "Restore it" not in opener.stderr.splitlines()[-1]
 
 
 def test_a_missing_ledger_is_made_only_where_asked(tmp_path: Path) -> None:

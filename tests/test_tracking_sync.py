@@ -298,13 +298,31 @@ def test_an_outage_is_said_once_and_ends_by_itself(
         wait_for(lambda: sync.problem() == "ConnectionError: no route to host")
         assert not sync.drain(1.5)
         complete(ledger, 1)
-        wait_for(lambda: sync.pending() == 2)
+        wait_for(lambda: (sync.pending(), sync.evaluations()) == (2, 6))
         assert [record.getMessage() for record in caplog.records] == [
             "MLflow is behind, the search goes on: ConnectionError: no route to host"
         ]
         up.set()
         assert sync.drain(30)
-        assert (sync.pending(), sync.problem(), len(store.runs)) == (0, None, 3)
+        assert (sync.pending(), sync.evaluations(), sync.problem(), len(store.runs)) == (0, 0, None, 3)
+
+
+def test_a_store_that_is_slow_is_late_and_one_without_news_is_not(
+    tmp_path: Path, started: Callable[..., Sync], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.sync.LATE", 0.3)
+    store = MemoryWriter()
+    with study(tmp_path, 0) as ledger:
+        sync = started(tmp_path, lambda: Slow(store))
+        assert sync.drain(30)
+        time.sleep(0.4)
+        assert not sync.is_late()
+        for number in range(20):
+            complete(ledger, number)
+        wait_for(sync.is_late)
+        assert sync.problem() is None and sync.pending() > 0
+        assert sync.drain(30)
+        assert not sync.is_late()
 
 
 def test_a_drop_in_the_middle_is_made_good(tmp_path: Path, started: Callable[..., Sync]) -> None:

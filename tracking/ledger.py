@@ -26,6 +26,8 @@ PAGE = 4096
 """Bytes in a page of the file."""
 BUSY_SECONDS = 30.0
 """How long a commit waits for another connection's."""
+NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE")
+"""Names of SQLite's errors where the files beside the ledger, which reading needs too, find no room."""
 SEARCH_RUN = -1
 """In place of a trial's number: the run of the search itself, parent of all trials' runs."""
 
@@ -67,6 +69,10 @@ class RunState:
     """The trial has ended and all of it is there."""
     creating: bool = False
     """A run may have been made whose id was never learnt: look for its key before making another."""
+
+
+class LedgerUnwritable(OSError):
+    """The system did not let the ledger be written; what was committed before is safe."""
 
 
 class Note(NamedTuple):
@@ -202,6 +208,19 @@ class Ledger:
         """How many trials MLflow lacks something of."""
         return int(self._db.execute(f"SELECT count(*) {UNSENT}").fetchone()[0])
 
+    def unsent_evaluations(self) -> int:
+        """How many evaluations MLflow lacks.
+
+        Their steps are counted in the text: to decode those of 10,000 trials would take the search's processor.
+        """
+        step = '"step":'
+        row = self._db.execute(
+            "SELECT sum((length(result) - length(replace(result, ?, ''))) / ?) FROM segments LEFT JOIN runs "
+            "USING (trial) WHERE coalesce(closed, 0) = 0 AND to_step > coalesce(points, -1)",
+            (step, len(step)),
+        ).fetchone()
+        return int(row[0] or 0)
+
     def run(self, trial: int) -> RunState:
         """How far a trial (or `SEARCH_RUN`) has got in MLflow."""
         row = self._db.execute("SELECT run_id, points, closed, creating FROM runs WHERE trial = ?", (trial,)).fetchone()
@@ -277,8 +296,7 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
-            remedy = "What was committed is safe: see to the disk, then run the same command again."
-            raise OSError(f"the ledger {self.path} cannot be written ({error}). {remedy}") from error
+            raise LedgerUnwritable(_unwritable(self.path, error)) from error
 
 
 @contextmanager
@@ -352,10 +370,17 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException as error:
         connection.close()
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname in NO_ROOM:
+            raise LedgerUnwritable(_unwritable(path, error)) from error
         if isinstance(error, sqlite3.DatabaseError):
             raise ValueError(_unreadable(path, str(error))) from error
         raise
     return connection
+
+
+def _unwritable(path: Path, why: Exception) -> str:
+    remedy = "What was committed is safe: see to the disk, then run the same command again."
+    return f"the ledger {path} cannot be written ({why}). {remedy}"
 
 
 def _unreadable(path: Path, why: str) -> str:

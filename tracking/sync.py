@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -34,6 +36,10 @@ LONGEST_REST = 30.0
 """Seconds between two tries at most while the store is away."""
 POLL = 1.0
 """Seconds after which the thread looks at the ledger unasked."""
+RECOUNT = 3.0
+"""Seconds between two counts of what MLflow lacks."""
+LATE = 10.0
+"""Seconds after which it is worth saying that MLflow lacks something."""
 FAREWELL = 5.0
 """Seconds that `close` waits for the request under way."""
 POLITENESS = 10
@@ -218,7 +224,10 @@ class Sync:
         self._asked, self._done = 0, -1
         """Passes asked for; the last of them that has gone through."""
         self._stopping = self._hurry = False
-        self._pending = 0
+        self._pending = self._evaluations = 0
+        self._counted = -math.inf
+        self._complete = time.monotonic()
+        """When MLflow last had everything that there was."""
         self._problem: str | None = None
         self._thread = threading.Thread(target=self._run, name="regatta-sync", daemon=True)
 
@@ -235,6 +244,14 @@ class Sync:
     def pending(self) -> int:
         """How many trials MLflow lacks something of, as last seen."""
         return self._pending
+
+    def evaluations(self) -> int:
+        """How many evaluations it lacks, as last seen."""
+        return self._evaluations
+
+    def is_late(self) -> bool:
+        """Whether MLflow has lacked something for long: it is away, or slower than the search."""
+        return self._pending > 0 and time.monotonic() - self._complete > LATE
 
     def problem(self) -> str | None:
         """Why MLflow is behind, in one line; None while all is well."""
@@ -280,6 +297,7 @@ class Sync:
             try:
                 if work is None or writer is None:
                     self._pending = ledger.unsent_count()
+                    self._count_evaluations(ledger)
                     writer = self._open_writer()
                     # MLflow's objects are here to stay: walking through them again and again took a fifth of the time.
                     gc.freeze()
@@ -287,6 +305,7 @@ class Sync:
                 self._pass(ledger, work)
             except Exception as error:  # whatever it is, the search goes on, and so does the next try
                 self._complain(error)
+                self._count_evaluations(ledger)
                 self._rest(ledger, rest)
                 rest = min(2 * rest, LONGEST_REST)
             else:
@@ -302,6 +321,7 @@ class Sync:
         for step, _ in enumerate(work.steps()):
             # The first two steps are the search's own run.
             self._pending = max(0, before - max(0, step - 1))
+            self._count_evaluations(ledger)
             if self._stopping:
                 return
         self._pending = 0
@@ -310,7 +330,7 @@ class Sync:
         with self._changed:
             if not self._stopping:
                 self._done = asked
-            self._problem = None
+            self._problem, self._evaluations = None, 0
             if work.refused:
                 number, reason = next(iter(work.refused.items()))
                 what = "the search's own run" if number == SEARCH_RUN else f"trial {number}"
@@ -321,6 +341,7 @@ class Sync:
         with self._changed:
             while not self._stopping and self._asked == asked and ledger.changes() == version:
                 self._changed.wait(POLL)
+        self._complete = time.monotonic()
 
     def _complain(self, error: Exception) -> None:
         sentence = " ".join(f"{type(error).__name__}: {error}".split())
@@ -336,6 +357,12 @@ class Sync:
                 if self._stopping or self._hurry:
                     return
                 self._pending = ledger.unsent_count()
+                self._count_evaluations(ledger)
+
+    def _count_evaluations(self, ledger: Ledger) -> None:
+        """Now and then: of 10,000 trials it takes a third of a second."""
+        if time.monotonic() - self._counted > RECOUNT:
+            self._evaluations, self._counted = ledger.unsent_evaluations(), time.monotonic()
 
 
 def yield_processor() -> None:
