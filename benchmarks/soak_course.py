@@ -186,8 +186,9 @@ class Course:
             self.driver.wait()
 
     def left_over(self) -> list[str]:
-        """Processes that are still there some seconds after the end, and ports on which someone still listens."""
+        """Processes that are still there some seconds after the end, and ports that nobody else has taken since."""
         processes = psutil.wait_procs(list(self.family()), timeout=GRACE)[1]
-        open_ports = {c.laddr.port for c in psutil.net_connections() if c.status == psutil.CONN_LISTEN}
         left = [f"process {process.pid} is left over: {' '.join(process.cmdline())[:80]}" for process in processes]
-        return [*left, *(f"port {port} is still open" for port in sorted(self.ports & open_ports - {self.server.port}))]
+        mine = {None, *(process.pid for process in processes)}
+        sockets = [c for c in psutil.net_connections() if c.status == psutil.CONN_LISTEN and c.pid in mine]
+        return [*left, *(f"port {c.laddr.port} is still open" for c in sockets if c.laddr.port in self.ports)]

@@ -20,6 +20,8 @@ from search.race import Race
 from tracking.files import announce
 from tracking.tables import write_tables
 
+PATIENCE, AWAY, FAREWELL = 60.0, 15.0, 5.0
+"""Seconds that the end waits for MLflow: while it takes what it lacks, while it is away, and after a signal."""
 FILES = ("trials.csv", "curves.csv", "recipe.yaml", "best.yaml", "standalone")
 
 
@@ -96,7 +98,8 @@ def settle(session: Session, *, brief: bool = False) -> None:
         if report is not None:
             told = told_by(report)
             console.print(escape(told.splitlines()[-1] if brief else told), highlight=False, soft_wrap=True)
-        if session.sync is not None and not session.sync.drain(60.0 if not session.interrupts else 5.0):
+        patience = FAREWELL if session.interrupts else PATIENCE
+        if session.sync is not None and not session.sync.drain(patience, away=AWAY):
             why = session.sync.problem() or "it takes long"
             console.print(
                 f"MLflow has not got everything yet ({escape(why)}): nothing is lost, `regatta sync` sends the rest.",

@@ -307,6 +307,17 @@ def test_an_outage_is_said_once_and_ends_by_itself(
         assert (sync.pending(), sync.evaluations(), sync.problem(), len(store.runs)) == (0, 0, None, 3)
 
 
+def test_nobody_waits_long_at_the_end_for_a_store_that_is_away(tmp_path: Path, started: Callable[..., Sync]) -> None:
+    def open_writer() -> RunWriter:
+        raise ConnectionError("no route")
+
+    study(tmp_path, 1).close()
+    sync = started(tmp_path, open_writer)
+    before = time.monotonic()
+    assert not sync.drain(60, away=0.5)
+    assert time.monotonic() - before < 30
+
+
 def test_a_store_that_is_slow_is_late_and_one_without_news_is_not(
     tmp_path: Path, started: Callable[..., Sync], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,7 @@ class Sync:
         self._complete = time.monotonic()
         """When MLflow last had everything that there was."""
         self._problem: str | None = None
+        self._away_since = math.inf
         self._thread = threading.Thread(target=self._run, name="regatta-sync", daemon=True)
 
     def start(self) -> None:
@@ -257,13 +258,22 @@ class Sync:
         """Why MLflow is behind, in one line; None while all is well."""
         return self._problem
 
-    def drain(self, timeout: float | None = None) -> bool:
-        """Wait until MLflow has everything that is in the ledger now; false if it has not after `timeout` seconds."""
+    def drain(self, timeout: float | None = None, *, away: float = math.inf) -> bool:
+        """Wait until MLflow has everything that is in the ledger now; false if it has not after `timeout` seconds.
+
+        False too once the store has been away for `away` seconds of them: it will hardly come just then.
+        """
+        began = time.monotonic()
         with self._changed:
             self._asked += 1
             wanted, self._hurry = self._asked, True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._done >= wanted or not self._thread.is_alive(), timeout)
+
+            def is_over() -> bool:
+                lost = self._problem is not None and time.monotonic() - max(began, self._away_since) > away
+                return self._done >= wanted or lost or not self._thread.is_alive()
+
+            self._changed.wait_for(is_over, timeout)
             self._hurry = False
             return self._done >= wanted
 
@@ -347,11 +357,13 @@ class Sync:
         sentence = " ".join(f"{type(error).__name__}: {error}".split())
         if self._problem is None:
             logger.warning("MLflow is behind, the search goes on: %s", sentence)
+            self._away_since = time.monotonic()
         self._problem = sentence
 
     def _rest(self, ledger: Ledger, seconds: float) -> None:
         """Wait before the next try, at most a second while someone waits for the outcome."""
         with self._changed:
+            self._changed.notify_all()
             for _ in range(round(seconds / POLL)):
                 self._changed.wait_for(lambda: self._stopping, POLL)
                 if self._stopping or self._hurry:
