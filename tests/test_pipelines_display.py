@@ -19,7 +19,7 @@ from pipelines.session import behind
 from search.race import Race
 from search.study import Study
 from tracking.ledger import Ledger
-from tracking.runs import MemoryWriter
+from tracking.memory_runs import MemoryWriter
 from tracking.sync import Sync
 
 
