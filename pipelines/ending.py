@@ -16,6 +16,7 @@ from pipelines.session import Session, view
 from search.executors import Executor
 from search.export import export
 from search.probing import probe
+from search.pruning_audit import audit
 from search.race import Race
 from tracking.files import announce
 from tracking.tables import write_tables
@@ -67,7 +68,7 @@ def measure_best(session: Session, race: Race, executor: Executor) -> None:
     with session.console.status("measuring the best configurations: gradient noise, sharpness"):
         found = probe(session.study, executor, race.gains, stopping=lambda: bool(session.interrupts))
     if not session.interrupts:
-        session.ledger.set_meta("probes", found)
+        session.ledger.set_meta("probes", {**found, "rungs": audit(session.study, session.ledger)})
         race.tidy()
 
 

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from models.config import MetricsConfig
+from models.segment import Point
+
 Rule = Literal["none", "halving", "hyperband", "median"]
 """halving: asynchronous successive halving (Li et al. 2020). hyperband: the same in brackets that begin to compare at
 later rungs (Li et al. 2018). median: whatever is no worse than the median (Golovin et al. 2017)."""
@@ -39,6 +42,23 @@ class Standing:
 def rungs(eta: int, count: int) -> list[float]:
     """Progress at which trials are compared: `count` shares of the budget, each `eta` times the one before."""
     return [float(eta) ** -k for k in range(count, 0, -1)]
+
+
+def loss_at(curve: Sequence[Point], goal: int, metrics: MetricsConfig) -> float:
+    """What a training came to up to the first evaluation at or past a step, smaller is better; infinity where broken.
+
+    With `select: last` the value there, otherwise the best so far.
+    """
+    sign = -1.0 if metrics.direction == "max" else 1.0
+    seen: list[float] = []
+    for point in curve:
+        seen.append(sign * point.get(metrics.objective, math.nan))
+        if point["step"] >= goal:
+            break
+    finite = [value for value in seen if math.isfinite(value)]
+    if not finite or not math.isfinite(seen[-1]):
+        return math.inf
+    return min(finite) if metrics.select == "best" else seen[-1]
 
 
 def bracket_of(rule: Rule, number: int, *, eta: int, count: int) -> int:

@@ -15,7 +15,7 @@ from models.segment import SegmentResult
 from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
 from search.placing import enqueued
 from search.prior_points import Priors
-from search.promotion import Standing, bracket_of, last_chance, promoted, rungs
+from search.promotion import Standing, bracket_of, last_chance, loss_at, promoted, rungs
 from search.samplers import (
     LEVELS,
     SEQUENCES,
@@ -217,17 +217,7 @@ class TuneStudy(Study):
         return waits
 
     def _loss(self, curve: Sequence[Evaluation], goal: int) -> float:
-        metrics = self.space.metrics
-        sign = -1.0 if self._maximize else 1.0
-        seen: list[float] = []
-        for point in curve:
-            seen.append(sign * point.get(metrics.objective, math.nan))
-            if point["step"] >= goal:
-                break
-        finite = [value for value in seen if math.isfinite(value)]
-        if not finite or not math.isfinite(seen[-1]):
-            return math.inf
-        return min(finite) if metrics.select == "best" else seen[-1]
+        return loss_at(curve, goal, self.space.metrics)
 
     def _bracket(self, trial: TrialConfig) -> int:
         promotion = self.space.search.promotion

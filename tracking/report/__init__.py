@@ -22,6 +22,7 @@ from tracking.report.panels_finalists import finalists_panel
 from tracking.report.panels_generalization import generalization_panel
 from tracking.report.panels_law import law_panel
 from tracking.report.panels_rates import axis_panel
+from tracking.report.panels_rungs import rungs_panel
 from tracking.report.panels_schedules import schedules_panel
 from tracking.report.panels_steps import steps_panel
 from tracking.report.panels_timeline import timeline_panel
@@ -41,6 +42,7 @@ PANELS = (
     budget_panel,
     finalists_panel,
     timeline_panel,
+    rungs_panel,
 )
 """In the order of the page."""
 SCALE = 1.5
