@@ -10,15 +10,17 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from pipelines import reasons, results
+from pipelines import fronts, reasons, results
 from pipelines.best_files import write_best
 from pipelines.session import Session, view
 from search.executors import Executor
 from search.export import export
+from search.objectives import ObjectiveStudy
 from search.probing import probe
 from search.pruning_audit import audit
 from search.race import Race
 from tracking.files import announce
+from tracking.fronts import note_front
 from tracking.tables import write_tables
 
 PATIENCE, AWAY, FAREWELL = 60.0, 15.0, 5.0
@@ -30,10 +32,13 @@ def conclude(session: Session, *, complete: bool) -> None:
     """Write the study's files, and print the table, what it says, and what to do next."""
     study, folder, console = session.study, session.folder, session.console
     write_tables(folder)
-    said = [*results.sentences(study), *filter(None, [reasons.told(study)])]
+    said = [*fronts.sentences(study), *filter(None, [reasons.told(study)])]
     if study.ranking():
         write_best(session.ledger, study, session.recipe)
         console.print(results.table(study))
+    if isinstance(study, ObjectiveStudy) and study.several:
+        note_front(session.ledger, [trial.number for trial, _ in study.front()])
+        console.print(fronts.front_table(study))
     for sentence in said:
         console.print(escape(sentence), highlight=False)
     session.ledger.set_meta("description", results.description(study, said))

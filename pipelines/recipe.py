@@ -59,6 +59,7 @@ class Recipe:
         yield from rules.mistakes_of_data(self.data)
         yield from rules.mistakes_of_grid(self.search, self.training)
         yield from rules.mistakes_of_parameters(self.search, self.model, self.data)
+        yield from rules.mistakes_of_objectives(self.search, self.metrics)
 
 
 def load_recipe(argv: Sequence[str]) -> Recipe:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from models import optimizers, schedules
-from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, TrainingConfig
+from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, MetricsConfig, TrainingConfig
 from pipelines.schema import build
 from search.config import RangeConfig, SearchConfig
 from search.space import COUPLED, TRAINING_PARAMETERS, adam_sde, learning_rate_range
+from tracking.analysis.objectives import COLUMNS, COST, TO_TARGET
 
 _RANGE_KEYS = frozenset(field.name for field in dataclasses.fields(RangeConfig))
 _TREES = ("model.init_args.", "data.init_args.")
@@ -20,6 +21,9 @@ _OF_OPTIMIZER = ("warmup", "weight_decay")
 _GIVEN_BY_USER = {"models.text.Text": "a UTF-8 text file to learn", "models.hub.HuggingFace": "a dataset's name"}
 """Datamodules that nothing can be said of before their `path` is given."""
 
+
+_BY_CLOCK = ("seconds_to_target", COST)
+"""Objectives that of a trial in an array tell of all its members together."""
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -216,3 +220,40 @@ def _mistakes_of_training(field: str, value: Mapping[str, Any]) -> Iterator[str]
     for end in ends_of(value):
         found = _mistakes_of_type(hint, end, field) or TrainingConfig(**{field: end}).mistakes()
         yield from (under("search.parameters.training", sentence) for sentence in found)
+
+
+def mistakes_of_objectives(search: SearchConfig, metrics: MetricsConfig) -> Iterator[str]:
+    """Yield a sentence for everything wrong in `search.objectives`."""
+    if search.objectives is None:
+        return
+    names = list(search.objectives)
+    known = (metrics.objective, *COLUMNS)
+    unknown = [name for name in names if name not in known]
+    if search.strategy != "tune":
+        yield (
+            f"`search.objectives` must be left out with `search.strategy` {search.strategy}, which ranks by the metric "
+            f"and maps speed and cost anyway, but got {names}. Set `search.strategy: tune`."
+        )
+    if not names or len(set(names)) < len(names):
+        yield f"`search.objectives` must name one or several, each once, but got {names}. Leave it out for the metric."
+    if unknown:
+        yield f"`search.objectives` must be of {', '.join(known)} (the metric first), but got {', '.join(unknown)}."
+    if names == [COST]:
+        yield (
+            f"`search.objectives` must have another one beside {COST}, which alone asks for the shortest training, "
+            f"however poor, but got {names}. Add `{metrics.objective}`."
+        )
+    yield from _mistakes_of_figures(search, metrics, names)
+
+
+def _mistakes_of_figures(search: SearchConfig, metrics: MetricsConfig, names: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence where an objective needs another setting to be measured."""
+    aimed = [name for name in names if name in TO_TARGET]
+    if aimed and metrics.target is None and not metrics.calibrate:
+        yield f"`metrics.target` must be set with `search.objectives` {', '.join(aimed)}, but it is null."
+    timed = [name for name in names if name in _BY_CLOCK]
+    if timed and search.arrays != "off":
+        yield (
+            f"`search.arrays` must be off with `search.objectives` {', '.join(timed)}, because the clock of trials "
+            f"side by side tells of all of them together, but got {search.arrays}. Set it, or take examples_to_target."
+        )

@@ -23,9 +23,9 @@ from search.calibration import calibrate
 from search.cluster import connected, dashboard_address
 from search.executors import DaskExecutor, Executor
 from search.gains import measure
+from search.objectives import study_of
 from search.race import Race, SearchFailed
 from search.study import Study
-from search.tuning import study_of
 from tracking.place import study_folder
 from tracking.tables import write_tables
 

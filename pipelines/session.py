@@ -17,9 +17,9 @@ from rich.console import Console
 from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe, public, to_yaml
 from search.gains import Gains
+from search.objectives import study_of
 from search.space import SearchSpace, parameter_names
 from search.study import Study
-from search.tuning import study_of
 from tracking.ledger import Ledger, LedgerUnwritable, driver_lock
 from tracking.place import home, write
 from tracking.sync import Sync
@@ -27,7 +27,7 @@ from tracking.view import experiment_tags
 
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
 CHANGEABLE = (
-    *("trials", "refine", "extend", "seconds", "examples", "enqueue"),
+    *("trials", "refine", "extend", "seconds", "examples", "enqueue", "choose"),
     *("keep_checkpoints", "segment_seconds", "arrays", "audit", "probes"),
 )
 """Settings of a search that may change when its study goes on; everything else decides what a trial is."""

@@ -172,6 +172,11 @@ class SearchConfig:
     """Trials in each cell around the best, once the quasi-random ones have ended; not with `tune`."""
     extend: bool = True
     """Whether a cell whose best lies at an edge of its range is extended, once."""
+    objectives: Sequence[str] | None = None
+    """What `tune` looks for: the metric of `metrics.objective`, steps_to_target, examples_to_target, seconds_to_target,
+    cost (seconds of the whole training); several: their Pareto front. null: the metric."""
+    choose: Literal["first", "knee"] = "first"
+    """Which trial of a front becomes the best configuration: best in the first objective, or nearest to the ideal."""
     sampler: str = "tpe"
     """Who proposes with `tune`: tpe, gp, cmaes, nsga2, qmc, random, grid, or the import path of an Optuna sampler."""
     sampler_args: Mapping[str, Any] = field(default_factory=dict)

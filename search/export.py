@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import optuna
 
+from search.objectives import study_of
 from search.space import SearchSpace
 from search.study import CellStudy
 from search.trial import recorded
-from search.tuning import study_of
 from tracking.ledger import Ledger
 
 FILE = "optuna.db"

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -24,6 +24,7 @@ from search.joint import JointSpace, Point
 from search.prior_points import Priors
 from search.proposals import BLOCK, DRAWS, distribution
 from search.space import value_at
+from search.trial import TrialResult
 
 SEQUENCES = ("qmc", "random", "grid")
 LEVELS = 5
@@ -31,6 +32,9 @@ LEVELS = 5
 REMEMBERED = 1000
 """Results that a sampler is given: of more, the best half and the latest half. TPE takes 50 ms a proposal from so many,
 and its time grows with them."""
+
+SAME = 4
+"""One refused point so many times in a row, and no other is to be expected: one of gp's takes a second or more."""
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # group: arguments of different optimizers and schedules are modelled jointly where they occur together.
@@ -50,6 +54,10 @@ class Known:
     state: TrialState
     value: float | None = None
     """The objective of a complete trial."""
+    values: Sequence[float] | None = None
+    """Its losses instead, with `search.objectives`."""
+    place: int | None = None
+    """With those, its place among all, best first: it stands for values that are lacking."""
     rungs: Mapping[int, float] = field(default_factory=dict)
     """The objective at each rung, for a trial that waits or was given up there."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -135,18 +143,39 @@ def remembered(known: Sequence[Known], *, maximize: bool) -> list[Known]:
     if len(ended) <= REMEMBERED:
         return list(known)
     sign = -1.0 if maximize else 1.0
-    valued = [index for index in ended if known[index].value is not None]
-    best = set(sorted(valued, key=lambda index: (sign * (known[index].value or 0.0), index))[: REMEMBERED // 2])
+    complete = [index for index in ended if known[index].state is TrialState.COMPLETE]
+    # With `search.objectives`, `place` is the order; otherwise the value is.
+    keys = {index: (known[index].place or 0, sign * (known[index].value or 0.0), index) for index in complete}
+    best = set(sorted(complete, key=keys.__getitem__)[: REMEMBERED // 2])
     kept = best | {*[index for index in ended if index not in best][len(best) - REMEMBERED :]}
     return [one for index, one in enumerate(known) if index in kept or one.state is TrialState.RUNNING]
+
+
+def elsewhere(joint: JointSpace, *, seed: int, refused: Callable[[Point], bool]) -> list[Point]:
+    """A new quasi-random point, if there is one, where a sampler repeats itself: gp is not told what diverged."""
+    points = islice(sequence("qmc", joint, seed=seed), DRAWS)
+    return list(islice((point for point in points if not refused(point)), 1))
+
+
+def state_of(result: TrialResult | None, *, waits: bool) -> TrialState:
+    """How a sampler is told of a trial."""
+    if result is None:
+        # What has been seen at a rung says more than that it runs.
+        return TrialState.PRUNED if waits else TrialState.RUNNING
+    if result.status == "COMPLETE" and result.value is not None:
+        return TrialState.COMPLETE
+    return TrialState.FAIL if result.status in ("FAILED", "TIMEOUT") else TrialState.PRUNED
 
 
 class Asker:
     """One batch of proposals by an Optuna sampler that knows certain results; proposals made count as running."""
 
-    def __init__(self, joint: JointSpace, known: Sequence[Known], sampler: Any, *, maximize: bool) -> None:
+    def __init__(
+        self, joint: JointSpace, known: Sequence[Known], sampler: Any, *, maximize: bool, objectives: int = 1
+    ) -> None:
         self._joint = joint
-        self._study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
+        directions: list[Literal["minimize", "maximize"]] = ["maximize" if maximize else "minimize"] * objectives
+        self._study = optuna.create_study(directions=directions, sampler=sampler)
         self._study.add_trials([_frozen(one, joint) for one in remembered(known, maximize=maximize)])
 
     def ask(
@@ -159,6 +188,7 @@ class Asker:
         return (self._ask({**drawn, **fixed}, refused) if drawn else None) or self._ask(fixed, refused)
 
     def _ask(self, fixed: Mapping[str, Any], refused: Callable[[Point], bool]) -> tuple[Point, dict[str, Any]] | None:
+        same: list[Point] = []
         for _ in range(DRAWS):
             if fixed:
                 self._study.enqueue_trial(dict(fixed))
@@ -170,6 +200,9 @@ class Asker:
                 noted = self._study.get_trials(deepcopy=False)[trial.number].system_attrs
                 return point, {name: value for name, value in noted.items() if name != "fixed_params"}
             self._study.tell(trial, state=TrialState.FAIL)
+            same = [*same, point] if point in same[:1] else [point]
+            if len(same) == SAME:
+                break
         return None
 
     def _suggest(self, trial: optuna.Trial) -> Point:
@@ -206,9 +239,12 @@ def _suggested(trial: optuna.Trial, name: str, extent: RangeConfig) -> Any:
 def _frozen(one: Known, joint: JointSpace) -> optuna.trial.FrozenTrial:
     cell = joint.cell_of(one.point)
     extents = {**joint.axes(), **joint.coordinates(cell)}
+    behind = None if one.place is None or one.state is not TrialState.PRUNED else {"behind": 1.0 + one.place}
     return optuna.trial.create_trial(
         state=one.state,
         value=one.value if one.state is TrialState.COMPLETE else None,
+        values=one.values,
+        constraints=behind,
         params=dict(one.point),
         distributions={name: distribution(extents[name]) for name in one.point},
         intermediate_values=dict(one.rungs),

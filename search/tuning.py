@@ -22,10 +22,12 @@ from search.samplers import (
     Asker,
     Known,
     check_sampler,
+    elsewhere,
     first_points,
     identity,
     sampler_of,
     sequence,
+    state_of,
 )
 from search.space import Cell, SearchSpace
 from search.study import CellStudy, Study
@@ -114,6 +116,8 @@ class TuneStudy(Study):
         found = self._laid_down(width, left)
         if not found and search.sampler not in SEQUENCES:
             found = self._proposed(width, min(left, max(1, search.trials // ROUNDS)))
+            seed = derive(search.seed, "tune", "elsewhere", self._numbers)
+            found = found or [("explore", one, {}) for one in elsewhere(self.joint, seed=seed, refused=self._refused)]
         self._exhausted = not found
         return [self._made(*one) for one in found]
 
@@ -146,7 +150,7 @@ class TuneStudy(Study):
         search = self.space.search
         seed = derive(search.seed, "tune", self._numbers)
         sampler = sampler_of(search.sampler, search.sampler_args, seed=seed)
-        asker = Asker(self.joint, list(self._known()), sampler, maximize=self._maximize)
+        asker = self._asker(sampler)
         found: list[tuple[Phase, Point, Mapping[str, Any]]] = []
         fixed: dict[str, Any] = {}
         batch: set[str] = set()
@@ -160,6 +164,9 @@ class TuneStudy(Study):
             fixed = {name: value for name, value in asked[0].items() if name in (BATCH_SIZE, OPTIMIZER)}
             most = min(most, max(1, width(self.joint.cell_of(asked[0]))))
         return found
+
+    def _asker(self, sampler: Any) -> Asker:
+        return Asker(self.joint, list(self._known()), sampler, maximize=self._maximize)
 
     def _refused(self, point: Point) -> bool:
         return identity(point) in self._seen or self.cells[self.joint.cell_of(point).name].closed
@@ -180,7 +187,7 @@ class TuneStudy(Study):
             losses = {
                 rung: sign * loss for rung, loss in enumerate(self._losses.get(number, ())) if math.isfinite(loss)
             }
-            state = _state(result, waits=bool(losses))
+            state = state_of(result, waits=bool(losses))
             yield Known(
                 point=trial.point,
                 state=state,
@@ -206,7 +213,7 @@ class TuneStudy(Study):
         # As `Plan.end_of` has them.
         goals = [round(rung * last.total_steps) for rung in self._rungs] if last.total_steps else []
         evaluated = [point["step"] for point in curve] or [0.0]
-        self._losses[trial.number] = [self._loss(curve, goal) for goal in goals if evaluated[-1] >= goal]
+        self._take_rungs(trial.number, curve, [goal for goal in goals if evaluated[-1] >= goal])
         reached = len(self._losses[trial.number])
         # Where it was let past this rung before (having trained on from it shows that too), a pause has other reasons.
         before = sum(any(goal <= step <= last.from_step for step in evaluated) for goal in goals)
@@ -216,8 +223,9 @@ class TuneStudy(Study):
             self._resting.add(trial.number)
         return waits
 
-    def _loss(self, curve: Sequence[Evaluation], goal: int) -> float:
-        return loss_at(curve, goal, self.space.metrics)
+    def _take_rungs(self, number: int, curve: Sequence[Evaluation], goals: Sequence[int]) -> None:
+        """Note what a trial came to at the rungs that it has reached, by their steps."""
+        self._losses[number] = [loss_at(curve, goal, self.space.metrics) for goal in goals]
 
     def _bracket(self, trial: TrialConfig) -> int:
         promotion = self.space.search.promotion
@@ -228,13 +236,16 @@ class TuneStudy(Study):
         if not self._resting:
             return []
         promotion = self.space.search.promotion
-        standings = [self._standing(trial) for trial in self._trials.values() if trial.number in self._losses]
+        standings = self._standings()
         found = promoted(standings, rule=promotion.rule, eta=promotion.eta)
         if not found and idle:
             found = last_chance(standings, eta=promotion.eta)
         self._resting.difference_update(found)
         self._passed |= {number: len(self._losses[number]) for number in found}
         return found
+
+    def _standings(self) -> list[Standing]:
+        return [self._standing(trial) for trial in self._trials.values() if trial.number in self._losses]
 
     def _standing(self, trial: TrialConfig) -> Standing:
         return Standing(
@@ -289,17 +300,3 @@ class TuneStudy(Study):
     def planned(self) -> int:
         """Trials that the search will have had when it is done."""
         return len(self._trials) if self._exhausted else max(self.space.search.trials, len(self._trials))
-
-
-def study_of(space: SearchSpace) -> Study:
-    """The study of a recipe, by its strategy."""
-    return TuneStudy(space) if space.search.strategy == "tune" else Study(space)
-
-
-def _state(result: TrialResult | None, *, waits: bool) -> TrialState:
-    if result is None:
-        # What has been seen at a rung says more than that it runs.
-        return TrialState.PRUNED if waits else TrialState.RUNNING
-    if result.status == "COMPLETE" and result.value is not None:
-        return TrialState.COMPLETE
-    return TrialState.FAIL if result.status in ("FAILED", "TIMEOUT") else TrialState.PRUNED

@@ -14,8 +14,8 @@ from pipelines.recipe import Recipe, load_recipe
 from pipelines.recipe_file import READY
 from pipelines.session import opened, space_of
 from pipelines.stages import plain
+from search.objectives import study_of
 from search.trial import TrialConfig
-from search.tuning import study_of
 from tracking.place import home, study_folder
 
 

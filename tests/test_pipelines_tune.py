@@ -10,6 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+
+from tracking.client import tracking_uri
+from tracking.remote import fetch
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))
 TINY = (
@@ -56,3 +60,21 @@ def test_a_sampler_that_cannot_be_made_is_told_before_anything_is_written(tmp_pa
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "'optuna.samplers.Tpe' cannot be imported" in done.stderr
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.slow
+def test_a_search_with_several_objectives_shows_its_front_everywhere(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    words = ("--search.objectives", "[val_loss, examples_to_target]", "--metrics.target", "0.3")
+    printed = regatta("search", *TINY, *words, home=home)
+    assert "the front: " in printed and "on the front, the best in val_loss: " in printed
+    with (home / "tiny" / "trials.csv").open(newline="") as file:
+        lying = {row["number"] for row in csv.DictReader(file) if row["front"] == "True"}
+    assert lying and (home / "tiny" / "report" / "front-examples_to_target.png").exists()
+    assert {row["number"] for row in fetch("tiny", uri=None, home=home).trials if row["front"]} == set(map(int, lying))
+    client = MlflowClient(tracking_uri(None, home))
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    tagged = client.search_runs(experiments, "tags.front = 'true'")
+    assert {run.data.tags["trial"] for run in tagged} == lying
+    again = regatta("search", *TINY, *words, "--search.choose", "knee", home=home)
+    assert "all done before" in again and "nearest to the ideal: " in again

@@ -19,6 +19,7 @@ from models.train import train_segment
 from search.config import LearningRateConfig, PromotionConfig
 from search.executors import SerialExecutor
 from search.joint import JointSpace
+from search.objectives import study_of
 from search.race import Race
 from search.samplers import REMEMBERED, Known, remembered
 from search.space import SearchSpace
@@ -185,7 +186,7 @@ def racing(folder: Path, made: SearchSpace, executor: Any = None) -> Iterator[tu
     folder.mkdir(exist_ok=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
     with Ledger.open(folder, create=True) as ledger:
-        race = Race(TuneStudy(made), ledger, str(folder / "checkpoints"))
+        race = Race(study_of(made), ledger, str(folder / "checkpoints"))
         race.restore()
         yield race, executor or SerialExecutor()
 

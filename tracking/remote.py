@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tracking.analysis.convergence import FIGURES
+from tracking.analysis.objectives import marked
 from tracking.client import connected, tracking_uri
 from tracking.files import MEASURED
 from tracking.projection import AXES, metric_key
@@ -84,6 +85,7 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
         trials.append(_trial(run, points, flat, metrics) | _on_training_examples(run, names))
         curves += [{"trial": _number(run), **dict.fromkeys(POINT_FIRST), **point} for point in points]
     name = parent.data.tags["study"]
+    trials = marked(trials, space, metrics)
     return Remote(name=name, trials=trials, curves=curves, metrics=metrics, space=space, notes=notes)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tracking.analysis.convergence import FIGURES
+from tracking.analysis.objectives import marked
 from tracking.ledger import Ledger
 
 Row = dict[str, Any]
@@ -33,9 +34,11 @@ def trials(folder: Path) -> list[Row]:
     their axes (`best_step`, ...) and metrics (`best_val_loss`, ...); `fit_*` are the same metrics on a fixed subset of
     the training set, and `gap_*` is `final_*` less `fit_*`. `*_to_target` are None for a trial that never arrived;
     `hit_after` is the step of the evaluation before, `censoring` says why it did not. Times of day are Unix seconds.
+    With several objectives, `front` says whether none is better in all of them.
     """
     with Ledger.open(folder, create=False) as ledger:
-        return [_trial(row) for row in ledger.trials()]
+        rows = [_trial(row) for row in ledger.trials()]
+        return marked(rows, ledger.meta("space"), ledger.meta("metrics"))
 
 
 def curves(folder: Path) -> list[Row]:

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from tracking import projection
 from tracking.files import unsent_files
+from tracking.fronts import send_front
 from tracking.ledger import SEARCH_RUN, Ledger, Note, RunState
 from tracking.runs import (
     DESCRIPTION,
@@ -85,6 +86,7 @@ class Projection:
         yield SEARCH_RUN, partial(self._send_notes, parent)
         for number in self._ledger.unsent():
             yield number, partial(self._send_trial, number, parent)
+        yield SEARCH_RUN, partial(send_front, self._ledger, self._writer)
         # Files come last: a store whose artifacts are out of reach still gets the numbers.
         yield SEARCH_RUN, partial(self._send_end, parent)
         yield SEARCH_RUN, partial(self._send_files, parent)

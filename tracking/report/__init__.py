@@ -19,6 +19,7 @@ from tracking.report.page import VEGA_LITE, render
 from tracking.report.panels_budget import budget_panel
 from tracking.report.panels_cost import pareto_panel, seconds_panel
 from tracking.report.panels_finalists import finalists_panel
+from tracking.report.panels_front import front_panel
 from tracking.report.panels_generalization import generalization_panel
 from tracking.report.panels_law import law_panel
 from tracking.report.panels_rates import axis_panel
@@ -42,6 +43,7 @@ PANELS = (
     budget_panel,
     finalists_panel,
     timeline_panel,
+    front_panel,
     rungs_panel,
 )
 """In the order of the page."""
@@ -83,8 +85,8 @@ def write(folder: Path, data: StudyData | None = None) -> ReportFiles:
 
 
 def panels_of(analysis: Analysis) -> list[Panel]:
-    """All panels, each with the warnings that concern it."""
-    panels = [build(analysis) for build in PANELS]
+    """All panels that apply, each with the warnings that concern it."""
+    panels = [panel for build in PANELS if (panel := build(analysis)) is not None]
     return [
         dataclasses.replace(panel, warnings=[check for check in analysis.checks if check.name in panel.concerns])
         for panel in panels
