@@ -52,10 +52,9 @@ class ObjectiveStudy(TuneStudy):
         if search.sampler in SEQUENCES or len(self.objectives) < 2:
             return
         sampler = sampler_of(search.sampler, search.sampler_args, seed=0)
+        asker = Asker(self.joint, [], sampler, maximize=False, objectives=len(self.objectives))
         try:
-            Asker(self.joint, [], sampler, maximize=False, objectives=len(self.objectives)).ask(
-                {}, lambda _: False, drawn={}
-            )
+            asker.ask({}, lambda _: False, drawn={})
         except ValueError as error:
             raise ValueError(
                 f"`search.sampler` must take several objectives with `search.objectives` {', '.join(self.objectives)}, "
@@ -77,9 +76,10 @@ class ObjectiveStudy(TuneStudy):
 
     def _take_rungs(self, number: int, curve: Sequence[Evaluation], goals: Sequence[int]) -> None:
         super()._take_rungs(number, curve, goals)
+        # As `loss_at` looks: up to the first evaluation at the rung, or past it where none falls on it.
+        ends = [next(index for index, point in enumerate(curve, 1) if point["step"] >= goal) for goal in goals]
         self._scores[number] = [
-            self._score_at([point for point in curve if point["step"] <= goal], loss)
-            for goal, loss in zip(goals, self._losses[number], strict=True)
+            self._score_at(curve[:end], loss) for end, loss in zip(ends, self._losses[number], strict=True)
         ]
 
     def _score_at(self, curve: Sequence[Evaluation], loss: float) -> Score:

@@ -13,6 +13,8 @@ from optuna.trial import TrialState
 from search_parts import result_of
 from test_search_tuning import go, racing, trained, tuned
 
+from models.segment import SegmentResult
+from search.config import PromotionConfig
 from search.objectives import ObjectiveStudy, placed, study_of
 from search.promotion import Standing, promoted
 from search.samplers import sampler_of
@@ -201,6 +203,16 @@ def test_a_target_reached_before_the_rung_goes_before_a_better_metric_without() 
     standings = [standing(number, 0.1 * number) for number in range(3)]
     scores = {0: [Score((0.0, math.inf), 0.0)], 1: [Score((0.1, math.inf), 0.1)], 2: [Score((0.2, 640.0), 0.2)]}
     assert promoted(placed(standings, scores), rule="halving", eta=3) == [2]
+
+
+def test_a_rung_between_two_evaluations_takes_the_later_one() -> None:
+    study = ObjectiveStudy(aimed(promotion=PromotionConfig(rungs=1, within=())))
+    trial = study.ask()
+    assert trial is not None
+    points = [{"step": 40.0, "examples": 640.0, "seconds": 1.0, "val_loss": 0.4}]
+    known = {"from_step": 0, "to_step": 40, "total_steps": 90, "status": "PAUSED", "curve": points}
+    assert study.reaches(trial, [SegmentResult(trial=trial.number, **known)])  # type: ignore[arg-type]
+    assert study._scores[trial.number] == [Score((0.4, 640.0), 0.4)]
 
 
 def test_several_objectives_with_promotion_come_to_the_same_when_left_in_the_middle_of_a_rung(tmp_path: Path) -> None:
