@@ -37,8 +37,9 @@ def chosen(study: ObjectiveStudy) -> str:
             f"No complete trial reached {results.target(metrics)}; the best by {metrics.objective}: {what}. Set "
             "`metrics.target` within reach, or train longer."
         )
-    if not study.several:
-        return f"Best by {study.objectives[0]}: {what}; it is a single run, and other seeds may rank it otherwise."
+    if len(study.front()) < 2:
+        by = "in every objective" if study.several else f"by {study.objectives[0]}"
+        return f"Best {by}: {what}; it is a single run, and other seeds may rank it otherwise."
     rule = f"the best in {study.objectives[0]}" if study.space.search.choose == "first" else "nearest to the ideal"
     other = "knee" if study.space.search.choose == "first" else "first"
     return (
