@@ -19,10 +19,11 @@ from distributed import Client, Future
 from models.config import ClassConfig, DataConfig, MetricsConfig, TrainingConfig
 from search.cluster import connected
 from search.config import ClusterConfig, SearchConfig
-from search.executors import IN_FLIGHT, TRAIN, DaskExecutor
+from search.executors import IN_FLIGHT, DaskExecutor
 from search.race import Race
 from search.space import SearchSpace
 from search.study import Study
+from search.work import TRAIN
 from tracking.ledger import Ledger
 from tracking.runs import MlflowWriter
 from tracking.sync import push

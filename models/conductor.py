@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from models import checkpoint, rng
+from models import checkpoint, pulse, rng
 from models.build import ConfigError, nearest
 from models.config import OWN_OPTIMIZER
 from models.loaders import ForeignLoader, OrderedLoader
@@ -103,6 +103,7 @@ class Conductor:
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the batch; look for divergence; end the segment where it should and may end."""
+        pulse.beat()
         self.recorder.take(self._loss(trainer, outputs), self.loader.examples_in(batch, batch_idx))
         batches_left = trainer.num_training_batches - batch_idx - 1
         if batches_left and (batch_idx + 1) % self.config.accumulate:
@@ -132,6 +133,10 @@ class Conductor:
         self.recorder.stop_clock()
         self.random = rng.capture()
         return True
+
+    def on_validation_batch_end(self, *details: Any) -> None:
+        """A long validation is no training that hangs."""
+        pulse.beat()
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         """Note the evaluation."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from models.config import TrainConfig
 
 Fit = Literal["train", "all"]
-Ending = Literal["COMPLETE", "PAUSED", "DIVERGED", "OOM", "FAILED", "MISTAKE"]
+Ending = Literal["COMPLETE", "PAUSED", "DIVERGED", "OOM", "TIMEOUT", "FAILED", "MISTAKE"]
 """How a training ended. MISTAKE: it was asked for something that cannot be, and nothing has been trained."""
 
 JOB, OUTCOME, METRICS, LAST, BEST = "job.json", "outcome.json", "metrics.csv", "last.ckpt", "best.ckpt"

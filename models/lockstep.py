@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from models import stacked
+from models import pulse, stacked
 from models.members import DTYPES, Member, batches_of_epoch
 from models.nests import batch_examples, each
 from models.places import solo_loops
@@ -90,6 +90,7 @@ class TrialArray(pl.LightningModule):
 
     def _take(self, batch: Any, index: int, *, examples: int) -> None:
         """Forward and backward; the gradients of several batches may make one step."""
+        pulse.beat()
         losses, self.logged = self.stack.train(batch, index, self.streams)
         goal = losses.sum() if self.config.accumulate == 1 else (losses / self.config.accumulate).sum()
         new = torch.autograd.grad(goal, self.stack.trained, allow_unused=True)
@@ -149,6 +150,7 @@ class TrialArray(pl.LightningModule):
         weights: dict[str, int] = {}
         with self.stack.evaluating():
             for index, batch in enumerate(batches):
+                pulse.beat()
                 logged, sizes = self.stack.validate(batch, index, streams)
                 for name, values in logged.items():
                     weight = sizes[name] or batch_examples(batch)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from models.config import TrainConfig
 
-Status = Literal["PAUSED", "COMPLETE", "DIVERGED", "OOM", "FAILED"]
+Status = Literal["PAUSED", "COMPLETE", "DIVERGED", "OOM", "TIMEOUT", "FAILED"]
 """How a segment ended. PAUSED: the trial goes on from the checkpoint. FAILED carries its reason."""
 
 Point = dict[str, float]

@@ -9,7 +9,6 @@ import signal
 import socket
 import tempfile
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from models import lean, optimizers, rng
+from models.blame import told
 from models.build import ConfigError, build, find_class, lightning_of
 from models.checkpoint import CheckpointError
 from models.conductor import Conductor, checkpoint_plugin, lightning_callback
@@ -138,8 +138,7 @@ class _Run:
         elif isinstance(error, CheckpointError):
             self.status, self.reason = "FAILED", f"checkpoint: {text}"
         else:
-            told = "".join(traceback.format_exception(error))
-            self.status, self.reason = "FAILED", f"user_error: {type(error).__name__}: {text}\n{told}"
+            self.status, self.reason = "FAILED", f"user_error: {told(error)}"
 
     def release(self) -> None:
         """The data stay in memory for the next trial; the Trainer, its module and their memory do not."""

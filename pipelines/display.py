@@ -74,6 +74,7 @@ class Display:
                 ("PRUNED", "pruned"),
                 ("DIVERGED", "diverged"),
                 ("OOM", "out of memory"),
+                ("TIMEOUT", "timed out"),
                 ("FAILED", "failed"),
             )
             if counts[s]

@@ -91,7 +91,12 @@ def train(session: Session, race: Race, executor: Executor) -> str:
     limits = Limits(session)
     with Display(session.console, note=lambda: note(session)) as display:
         try:
-            race.run(executor, stopping=lambda: bool(session.interrupts) or limits.over(race), watch=display.watch)
+            race.run(
+                executor,
+                stopping=lambda: bool(session.interrupts) or limits.over(race),
+                hurried=lambda: bool(session.interrupts),
+                watch=display.watch,
+            )
         finally:
             limits.note()
     return limits.sentence(race) if limits.reached and not session.interrupts and not race.is_over else ""

@@ -133,7 +133,8 @@ def train(session: Session, race: Race, executor: Executor) -> None:
     console.print(tiers(race.gains), highlight=False, soft_wrap=True)
     start_sync(session)
     with Display(console, note=lambda: note(session)) as display:
-        race.run(executor, stopping=lambda: bool(session.interrupts), watch=display.watch)
+        interrupted = lambda: bool(session.interrupts)  # noqa: E731
+        race.run(executor, stopping=interrupted, hurried=interrupted, watch=display.watch)
     ended = sum(len(cell.results) for cell in race.study.cells.values()) - done
     console.print(f"{ended} trainings in {clock(time.monotonic() - started)}", highlight=False)
 

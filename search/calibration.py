@@ -59,7 +59,7 @@ def calibrate(space: SearchSpace, executor: Executor, folder: Path, stopping: Ca
         race = Race(Study(reference), ledger, str(folder / "checkpoints"))
         race.restore()
         race.gains = measure(executor, race.study)
-        race.run(executor, stopping=stopping, watch=lambda _: None)
+        race.run(executor, stopping=stopping, hurried=stopping, watch=lambda _: None)
     if stopping():
         return None
     ranking = race.study.ranking()

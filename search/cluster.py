@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -13,30 +12,35 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
-from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
 from distributed.utils import LoopRunner
 
-import models
 from search.config import TLS, ClusterConfig
+from search.installation import FACTS, PACKAGES, differences
 
 LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8787
 CONNECT_SECONDS = 30
 END_SECONDS = 2.0
 """How long to wait for the exit code of a worker that is known to be lost."""
+KILL_SECONDS = 2.0
+"""How long a worker that is to end may take, about: one that hangs never does, and Ctrl-C must not take long."""
 OVER_SHARE = "worker-restart-memory"
 """Dask's topic of worker processes that were stopped because they took more memory than their share."""
-PACKAGES = ("torch", "pytorch-lightning", "distributed")
+HEARTBEAT_LEAST = 60.0
+"""A worker that imports torch, or whose code keeps Python's lock, sends no heartbeats meanwhile, and yet is well."""
+STALLED = "regatta-stalled"
+"""Dask's topic of worker processes that were ended because their training made no progress."""
 SETTINGS = {
     "distributed.worker.daemon": False,  # A daemonic worker may not start the worker processes of a DataLoader.
-    "distributed.scheduler.allowed-failures": 1,  # What kills two workers is told, not tried again.
+    # Dask blames all tasks that a dead worker held. Whether one had begun there, and is tried again, is ours to say.
+    "distributed.scheduler.allowed-failures": 0,
     "distributed.admin.low-level-log-length": 100,
     # After this, 15 s by default, Dask gives up a worker that is being replaced: less than torch's import may take.
     "distributed.deploy.lost-worker-timeout": "1h",
@@ -48,27 +52,16 @@ SETTINGS = {
 # Whatever fails comes back as a result; as lines of a log (of a heartbeat while all closes, too) it breaks the display.
 WORKER = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.CRITICAL}
 
-# Evaluated by every worker, with the standard library alone: one that cannot import our packages still answers.
-FACTS = """(lambda util, metadata, pathlib, hashlib: (lambda spec: {
-    "models": getattr(spec, "origin", None),
-    "digest": next((
-        hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in [pathlib.Path(getattr(spec, "origin", None) or "/").with_name("segment.py")]
-        if file.is_file()
-    ), None),
-    "packages": {name: next((d.version for d in metadata.distributions(name=name)), None) for name in %r},
-})(util.find_spec("models")))(*map(__import__("importlib").import_module,
-                                   ("importlib.util", "importlib.metadata", "pathlib", "hashlib")))"""
-
 
 class WorkerSetup(WorkerPlugin):
     """What every worker process does when it starts, one that replaces a lost worker too."""
 
     name = "regatta"
 
-    def __init__(self, paths: list[str], threads: int | None) -> None:
+    def __init__(self, paths: list[str], threads: int | None, stall_seconds: float | None) -> None:
         self.paths = paths
         self.threads = threads
+        self.stall_seconds = stall_seconds
 
     def setup(self, worker: Worker) -> None:
         """Ignore Ctrl-C, which the terminal sends to all: the driver decides. Find the user's modules. Warm up."""
@@ -79,6 +72,7 @@ class WorkerSetup(WorkerPlugin):
         # With Lightning, in all processes at the same time: its import takes as long as all else here.
         import_module("models.probes")
         import_module("models.memory").keep_freed_memory()
+        import_module("models.offspring").end_with_parent()
 
 
 class Watched(Nanny):
@@ -88,16 +82,23 @@ class Watched(Nanny):
         super().__init__(*args, **named)
         self.ends: dict[str, int] = {}
 
+    async def kill(self, timeout: float = KILL_SECONDS, reason: str = "nanny-kill") -> None:
+        """End the process, by force if it does not end by itself soon."""
+        await super().kill(timeout=min(timeout, KILL_SECONDS), reason=reason)
+
     def _on_worker_exit_sync(self, exitcode: int) -> None:
         self.ends[str(self.worker_address)] = exitcode
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
 
 
 def end_of(client: Client, worker: str) -> tuple[str, str]:
-    """How the process of a lost worker ended: `oom_host` or `crash`, and in words."""
+    """How the process of a lost worker ended: `oom_host`, `timeout` or `crash`, and in words."""
     for _, event in client.get_events(OVER_SHARE):
         if event["worker"] == worker:
             return "oom_host", f"stopped with {event['rss'] / 1e9:.1f} GB, nearly all of its share of the memory"
+    silent = _silent(client, worker)
+    if silent is not None:
+        return "timeout", silent
     # Of a worker that another machine has started, nothing is known.
     parents = list(getattr(client.cluster, "workers", {}).values())
     # The scheduler may hear of it a moment before the parent does.
@@ -110,6 +111,30 @@ def end_of(client: Client, worker: str) -> tuple[str, str]:
     return "crash", "nobody knows how"
 
 
+def heartbeat_limit(stall_seconds: float | None) -> float | None:
+    """Seconds without a heartbeat after which the scheduler gives up a worker's process.
+
+    One that is stopped, or whose code keeps Python's lock, cannot watch over itself. Half of what a training may take
+    without a step, since the scheduler looks once in so many seconds: it finds out between that and twice that.
+    """
+    return None if stall_seconds is None else max(HEARTBEAT_LEAST, stall_seconds / 2)
+
+
+def _silent(client: Client, worker: str) -> str | None:
+    """What hung there, if the worker was ended for its silence."""
+    for _, event in client.get_events(STALLED):
+        if event["worker"] == worker:
+            stacks = f", stacks in {event['stacks']}" if event["stacks"] else ""
+            return f"no step for {event['seconds']:.0f} s, in {event['where']}{stacks}; see `cluster.stall_seconds`"
+    for _, event in client.get_events("scheduler"):
+        if event.get("action") == "worker-ttl-timed-out" and worker in event["workers"]:
+            return (
+                f"no sign of life of its process for {event['ttl']:.0f} s: it was stopped, cut off, or its code "
+                "keeps Python's lock"
+            )
+    return None
+
+
 @contextmanager
 def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
     """A client whose workers have passed the preflight.
@@ -120,15 +145,16 @@ def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
     Raises:
         ValueError: if the scheduler cannot be reached, has no workers, or has workers with other packages.
     """
-    with dask.config.set(SETTINGS):
+    setup = WorkerSetup(paths, None, config.stall_seconds)
+    with dask.config.set({**SETTINGS, "distributed.scheduler.worker-ttl": heartbeat_limit(config.stall_seconds)}):
         if config.address is not None:
             with _remote(config.address) as client:
-                yield _checked(client, paths=paths, threads=None)
+                yield _checked(client, setup)
         else:
             workers = _local_workers(config)
-            threads = max(1, cores_allowed() // len(workers))
+            setup.threads = max(1, cores_allowed() // len(workers))
             with _local(workers, dashboard=config.dashboard) as cluster, Client(cluster) as client:
-                yield _checked(client, paths=paths, threads=threads)
+                yield _checked(client, setup)
 
 
 def examined(address: str) -> dict[str, tuple[list[str], float]]:
@@ -246,31 +272,12 @@ def dashboard_address(client: Client) -> str:
     return status if find_spec("bokeh") else status.replace("/status", "/info/main/workers.html")
 
 
-def _checked(client: Client, *, paths: list[str], threads: int | None) -> Client:
+def _checked(client: Client, setup: WorkerSetup) -> Client:
     facts: Mapping[str, Any] = client.run(eval, FACTS % (PACKAGES,))
     if not facts:
         raise ValueError("`cluster.address` must be that of a scheduler with workers, but it has none. Start some.")
     mistakes = [sentence for worker, found in facts.items() for sentence in differences(worker, found)]
     if mistakes:
         raise ValueError("\n".join(mistakes))
-    client.register_plugin(WorkerSetup(paths, threads))
+    client.register_plugin(setup)
     return client
-
-
-def differences(worker: str, found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one sentence for everything in which a worker differs from this process and must not."""
-    ours = hashlib.sha256(Path(models.__file__).with_name("segment.py").read_bytes()).hexdigest()
-    if found["models"] is None:
-        yield f"worker {worker} must have Regatta installed, but it has no package `models`. Install the project there."
-    elif found["digest"] != ours:
-        yield (
-            f"worker {worker} must have this version of Regatta, but its package `models` is {found['models']}. "
-            "Remove that from its path, or install this version there."
-        )
-    for name in PACKAGES:
-        version = metadata.version(name)
-        if found["packages"].get(name) != version:
-            yield (
-                f"worker {worker} must have {name} {version}, as here, but has {found['packages'].get(name)}. "
-                "Install the project with its constraints.txt there."
-            )

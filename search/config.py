@@ -263,6 +263,9 @@ class ClusterConfig:
     of this machine."""
     dashboard: bool = True
     """Whether Dask's dashboard is served, on 127.0.0.1."""
+    stall_seconds: float | None = 600.0
+    """A training that takes no step for so long, and for ten times as long as any of its steps took, hangs: its worker
+    is started anew, and the second time the trial ends. null: it is waited for."""
 
     def mistakes(self) -> Iterator[str]:
         """Yield one sentence for every rule broken; names are relative to this object."""
@@ -270,6 +273,8 @@ class ClusterConfig:
             yield f"`workers` must be at least 1, but got {self.workers}. Leave it out for one per core or GPU."
         if self.per_gpu < 1:
             yield f"`per_gpu` must be at least 1, but got {self.per_gpu}."
+        if self.stall_seconds is not None and not 0 < self.stall_seconds < float("inf"):
+            yield f"`stall_seconds` must be greater than 0 and finite, or null, but got {self.stall_seconds}."
         if self.address is not None and self.workers is not None:
             yield "`workers` must be left out with `address`: a running scheduler has its own."
         if self.address is not None and is_open(self.address):

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import importlib
+import os
 import queue
-import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
+from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker, get_worker
 
 from models.segment import Segment, SegmentResult, Status
-from search.cluster import end_of
+from search.cluster import STALLED, WorkerSetup, end_of
+from search.stalls import EXIT_CODE, Stall, watched
+from search.work import TRAIN, failed, find, run_segments, set_stop
 
-TRAIN = "models.train.train_segment"
-"""The function that trains a segment, by name: the driver of a search does not import torch."""
-TRAIN_ARRAY = "models.array.train_array"
-"""The function that trains several segments side by side."""
-PUT_BACK = "models.process.put_back"
-"""What keeps the traces of one training out of the next."""
 IN_FLIGHT = 2
 """Tasks handed out per worker: one runs while the next one already waits there."""
 BEGUN = "regatta-begun"
 """Dask's topic under which workers say which task they begin."""
-
-_stop = threading.Event()
-"""Set in a worker process when running segments should end at their next step."""
-_training = threading.Lock()
-"""A worker may have several threads, but torch's random generators belong to the process: one training at a time."""
+ENDS: Mapping[str, Status] = {"oom_host": "OOM", "timeout": "TIMEOUT"}
+"""Status of a trial that has cost two workers, by how the last one ended; others: FAILED."""
+STRIKES = 2
+"""So many workers that died while they had begun a task, and it is not tried again."""
+LOSSES = 6
+"""The same of workers that died before they had, as far as is known: other tasks are to blame, but not for ever."""
+FLUSH_SECONDS = 1.0
+"""How long a worker that ends itself waits until its last word is sent."""
 
 
 class Executor(Protocol):
@@ -82,42 +83,6 @@ class Executor(Protocol):
     def lost(self) -> str | None:
         """Why nothing will ever come back any more, if that is so."""
         ...
-
-
-def find(function: str) -> Any:
-    """A function by its import path."""
-    module, _, name = function.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def run_segments(function: str, payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a worker does: plain JSON values in and out, so that nothing of a user's is ever pickled."""
-    segments = [Segment.from_json(payload) for payload in payloads]
-    with _training, find(PUT_BACK)([segment.config for segment in segments]):
-        if function == TRAIN and len(segments) > 1:
-            return [result.to_json() for result in find(TRAIN_ARRAY)(segments, stop=_stop.is_set)]
-        train = find(function)
-        return [train(segment, stop=_stop.is_set).to_json() for segment in segments]
-
-
-def set_stop(value: bool) -> None:
-    """Raise or lower this process's stop flag."""
-    if value:
-        _stop.set()
-    else:
-        _stop.clear()
-
-
-def failed(segment: Segment, reason: str) -> SegmentResult:
-    """The result of a segment that never gave one."""
-    return SegmentResult(
-        trial=segment.trial,
-        from_step=segment.from_step,
-        to_step=segment.from_step,
-        total_steps=0,
-        status="FAILED",
-        reason=reason,
-    )
 
 
 class SerialExecutor:
@@ -180,15 +145,27 @@ class SerialExecutor:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Segments on their way, and what has become of workers that had them."""
+
+    future: Future[Any]
+    segments: Sequence[Segment]
+    strikes: int = 0
+    losses: int = 0
+
+
 class DaskExecutor:
     """Runs segments on the workers of a Dask client that has passed the preflight of `search.cluster`."""
 
     def __init__(self, client: Client, function: str = TRAIN) -> None:
         self._client = client
         self._function = function
-        self._running: dict[str, tuple[Future[Any], Sequence[Segment]]] = {}
+        self._running: dict[str, _Task] = {}
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._name = uuid4().hex[:8]
         self._submitted = 0
+        self._stopping = False
         # Whoever answers is there; what the client remembers of its scheduler may be old.
         self._slots = len(client.run(set_stop, False))
 
@@ -205,15 +182,19 @@ class DaskExecutor:
     @property
     def in_flight(self) -> int:
         """Segments submitted and not yet handed back."""
-        return sum(len(segments) for _, segments in self._running.values())
+        return sum(len(task.segments) for task in self._running.values())
 
     def submit(self, segments: Sequence[Segment]) -> None:
-        """Send one task; its key is new every time, so that Dask never takes two for the same."""
+        """Send one task."""
+        self._send(segments)
+
+    def _send(self, segments: Sequence[Segment], *, strikes: int = 0, losses: int = 0) -> None:
+        """Its key is new every time, also on this client, so that Dask never takes two for the same."""
         self._submitted += 1
-        key = f"segment-{segments[0].trial}-{segments[0].from_step}-{self._submitted}"
+        key = f"segment-{segments[0].trial}-{segments[0].from_step}-{self._submitted}-{self._name}"
         payloads = [segment.to_json() for segment in segments]
         future = self._client.submit(_begin, self._function, payloads, key=key, pure=False)
-        self._running[key] = (future, segments)
+        self._running[key] = _Task(future, segments, strikes, losses)
         future.add_done_callback(lambda done: self._done.put(done.key))
 
     def completed(self, timeout: float) -> list[SegmentResult]:
@@ -226,29 +207,34 @@ class DaskExecutor:
             keys.append(self._done.get())
         finished = {key: self._running.pop(key) for key in keys}
         # A result whose worker has died since is computed again meanwhile; None: it failed, then or now.
-        gathered = self._client.gather({key: future for key, (future, _) in finished.items()}, errors="skip")
+        gathered = self._client.gather({key: task.future for key, task in finished.items()}, errors="skip")
         results: list[SegmentResult] = []
-        for key, (future, segments) in finished.items():
+        for key, task in finished.items():
             if gathered[key] is not None:
                 results.extend(SegmentResult.from_json(value) for value in gathered[key])
             else:
-                results.extend(self._lost(future, segments))
+                results.extend(self._lost(task))
         return results
 
-    def _lost(self, future: Future[Any], segments: Sequence[Segment]) -> list[SegmentResult]:
-        error = future.exception() if future.status == "error" else None
+    def _lost(self, task: _Task) -> list[SegmentResult]:
+        """What is said of a task that gave no result; nothing if it is sent once more."""
+        error = task.future.exception() if task.future.status == "error" else None
         if not isinstance(error, KilledWorker):
-            why = future.status if error is None else f"{type(error).__name__}: {error}"
-            return [failed(segment, f"lost_worker: {why}") for segment in segments]
+            why = task.future.status if error is None else f"{type(error).__name__}: {error}"
+            return [failed(segment, f"lost_worker: {why}") for segment in task.segments]
+        # Once more than one where the scheduler is not ours, and tries again by itself.
+        strikes = task.strikes + [key for _, key in self._client.get_events(BEGUN)].count(task.future.key)
+        if self._stopping:
+            return [replace(failed(segment, ""), status="PAUSED") for segment in task.segments]
+        if strikes < STRIKES and task.losses + 1 < LOSSES:
+            self._send(task.segments, strikes=strikes, losses=task.losses + 1)
+            return []
         last = error.last_worker.address
         kind, how = end_of(self._client, last)
-        # Dask blames all that a dead worker had. What only waited there, or trained beside others, is tried again.
-        begun = [key for _, key in self._client.get_events(BEGUN)].count(future.key)
-        if len(segments) > 1 or begun < 2:
-            kind = "lost_worker"
-        status: Status = "OOM" if kind == "oom_host" else "FAILED"
-        reason = f"{kind}: two workers that had it died, the last one at {last} ({how})"
-        return [replace(failed(segment, reason), status=status) for segment in segments]
+        if len(task.segments) > 1 or strikes < STRIKES:
+            kind = "lost_worker"  # Who trained beside others is tried again, alone.
+        reason = f"{kind}: {task.losses + 1} workers that had it died, the last one at {last} ({how})"
+        return [replace(failed(segment, reason), status=ENDS.get(kind, "FAILED")) for segment in task.segments]
 
     @property
     def tasks(self) -> int:
@@ -262,8 +248,13 @@ class DaskExecutor:
     def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
         """A task each, all waited for."""
         futures = [self._client.submit(_call, function, payload, pure=False) for payload in payloads]
+        return [self._answer(future, function, payload) for future, payload in zip(futures, payloads, strict=True)]
+
+    def _answer(self, future: Future[Any], function: str, payload: Any) -> Any:
+        with suppress(KilledWorker):
+            return future.result()
         try:
-            return [future.result() for future in futures]
+            return self._client.submit(_call, function, payload, pure=False).result()
         except KilledWorker as error:
             _, how = end_of(self._client, error.last_worker.address)
             raise ValueError(
@@ -273,6 +264,7 @@ class DaskExecutor:
 
     def request_stop(self) -> None:
         """Raise the flag in every worker process."""
+        self._stopping = True
         # A worker that is dying just now needs no flag.
         self._client.run(set_stop, True, on_error="ignore")
 
@@ -284,7 +276,19 @@ class DaskExecutor:
 def _begin(function: str, payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     worker = get_worker()
     worker.log_event(BEGUN, worker.get_current_task())
-    return run_segments(function, payloads)
+    setup = worker.plugins[WorkerSetup.name]
+    assert isinstance(setup, WorkerSetup), "the preflight has registered it"
+
+    def end(stall: Stall) -> None:
+        worker.log_event(STALLED, {"worker": worker.address, **asdict(stall)})
+        time.sleep(FLUSH_SECONDS)
+        os._exit(EXIT_CODE)
+
+    def watch(first: Segment) -> AbstractContextManager[None]:
+        name = f"trial-{first.trial:05d}-step-{first.from_step}-process-{os.getpid()}.txt"
+        return watched(setup.stall_seconds, folder=first.folder, name=name, end=end)
+
+    return run_segments(function, payloads, watch=watch)
 
 
 def _call(function: str, payload: Any) -> Any:

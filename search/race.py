@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,9 @@ FAILURES = 5
 """So many trials in a row that fail in the user's code, and the search ends: the next ones would too."""
 WAIT = 0.25
 """Seconds to wait for results before looking at the stop flag and the display again."""
+GRACE = 5.0
+"""Seconds for running segments to end in after a signal: with all that follows, the search ends within ten. One that
+has not ended by then, since it hangs or its steps are long, is lost: its trial goes on from the checkpoint before."""
 OVERHEAD = 20.0
 """A segment trains at least this many times as long as the one before spent on set-up, validation and checkpoint."""
 INFRASTRUCTURE = ("lost_worker", "checkpoint")
@@ -54,19 +59,29 @@ class Race:
         """Whether nothing is left to train."""
         return not self.waiting and not self.running and self.study.is_over
 
-    def run(self, executor: Executor, *, stopping: Callable[[], bool], watch: Callable[[Race], None]) -> None:
+    def run(
+        self,
+        executor: Executor,
+        *,
+        stopping: Callable[[], bool],
+        watch: Callable[[Race], None],
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Race until nothing is left to ask and nothing runs, or until `stopping` says so.
+
+        Where `hurried` says so too, a segment that has not ended `GRACE` later is not waited for.
 
         Raises:
             ValueError: a mistake in the recipe that only training could show.
             SearchFailed: everything fails, or the cluster is gone.
         """
-        told_to_stop = False
+        told_to_stop, end = False, math.inf
         self.slots = executor.slots
-        while True:
+        while time.monotonic() < end:
             if stopping() and not told_to_stop:
                 told_to_stop = True
                 executor.request_stop()
+            end = min(end, time.monotonic() + GRACE if hurried() else math.inf)
             if not told_to_stop:
                 self.fill(executor)
             watch(self)
@@ -214,7 +229,7 @@ class Race:
 
     def count_failures(self, result: TrialResult) -> None:
         """End a search in which everything fails, with the common reason."""
-        self.failures = self.failures + 1 if result.status == "FAILED" else 0
+        self.failures = self.failures + 1 if result.status in ("FAILED", "TIMEOUT") else 0
         if self.failures >= FAILURES:
             raise SearchFailed(f"{FAILURES} trials in a row failed, the last one with:\n{result.reason}")
 

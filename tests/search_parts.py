@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.config import ClassConfig, DataConfig, MetricsConfig, TrainingConfig
+from models.pulse import beat
 from models.segment import Point, Segment, SegmentResult
 from search.config import LearningRateConfig, SearchConfig
 from search.space import SearchSpace
@@ -125,6 +127,11 @@ def fails(segment: Segment, *, stop: Callable[[], bool]) -> SegmentResult:
     return _ended(segment, status="FAILED", reason="user_error: KeyError: 'label'", to_step=0, curve=())
 
 
+def hung(segment: Segment, *, stop: Callable[[], bool]) -> SegmentResult:
+    """A trial that has cost two workers by then."""
+    return _ended(segment, status="TIMEOUT", reason="timeout: no step for 600 s", to_step=0, curve=())
+
+
 def mistaken(segment: Segment, *, stop: Callable[[], bool]) -> SegmentResult:
     """A trial that shows a mistake in the recipe."""
     reason = "config: `metrics.objective` must be a metric that the module logs in validation, but got 'x'."
@@ -155,3 +162,26 @@ def double(payload: int) -> int:
 def sigint_is_ignored(_: None) -> bool:
     """Whether Ctrl-C leaves this process alone."""
     return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def hangs(segment: Segment, *, stop: Callable[[], bool]) -> SegmentResult:
+    """A trial that never takes a step; all others end."""
+    while segment.trial == 0:
+        time.sleep(0.05)
+    return _ended(segment)
+
+
+def steps(segment: Segment, *, stop: Callable[[], bool]) -> SegmentResult:
+    """A trial that takes one step after the other, until the flag is raised."""
+    Path(segment.folder, f"started-{segment.trial}").write_text(str(os.getpid()))
+    while not stop():
+        beat()
+        time.sleep(0.01)
+    return _ended(segment, to_step=5, status="PAUSED", curve=())
+
+
+def keeps_the_lock(segment: Segment, *, stop: Callable[[], bool]) -> SegmentResult:
+    """A trial whose one step lets no other thread of its process run."""
+    started = time.perf_counter()
+    ctypes.PyDLL(None).sleep(12)
+    return _ended(segment, wall_seconds=time.perf_counter() - started)

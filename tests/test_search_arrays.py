@@ -12,11 +12,12 @@ from search_parts import changed, space
 from models.probes import array_gain
 from models.segment import Segment, SegmentResult
 from search.audit import audit, summary
-from search.executors import SerialExecutor, failed
+from search.executors import SerialExecutor
 from search.gains import Gains, measure
 from search.race import Race
 from search.space import SearchSpace
 from search.study import Study
+from search.work import failed
 from tracking.ledger import Ledger
 
 WIDE = Gains(widths={(64, "sgd"): 8, (256, "sgd"): 8}, step_seconds={(64, "sgd"): 0.001, (256, "sgd"): 0.002})

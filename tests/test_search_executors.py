@@ -20,9 +20,10 @@ from search_parts import HERE, space
 
 from models.segment import Segment, SegmentResult
 from search import cluster
-from search.cluster import FACTS, PACKAGES, connected, differences
+from search.cluster import connected
 from search.config import ClusterConfig
 from search.executors import DaskExecutor, Executor, SerialExecutor
+from search.installation import FACTS, PACKAGES, differences
 
 PATIENCE = 60.0
 ROOT = Path(__file__).parent.parent
@@ -149,6 +150,7 @@ def test_a_worker_killed_in_mid_segment_costs_nothing_but_time(client: Client, t
     killed = wait_for(mark)
     mark.unlink()
     os.kill(int(killed), signal.SIGKILL)
+    assert executor.completed(PATIENCE) == [], "it is no result that it was lost"
     assert wait_for(mark) != killed
     executor.request_stop()
     assert [(result.trial, result.status) for result in everything(executor)] == [(0, "PAUSED")]

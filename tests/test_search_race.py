@@ -270,14 +270,17 @@ def test_a_trial_that_loses_its_worker_twice_has_failed(tmp_path: Path) -> None:
     }
 
 
-def test_five_failures_in_a_row_end_the_search_with_their_reason(tmp_path: Path) -> None:
-    with (
-        racing(tmp_path, space(), "search_parts.fails") as race,
-        pytest.raises(SearchFailed, match="KeyError: 'label'"),
-    ):
+@pytest.mark.parametrize(
+    ("function", "status", "reason"),
+    [("fails", "FAILED", "KeyError: 'label'"), ("hung", "TIMEOUT", "timeout: no step for 600 s")],
+)
+def test_five_failures_in_a_row_end_the_search_with_their_reason(
+    function: str, status: str, reason: str, tmp_path: Path
+) -> None:
+    with racing(tmp_path, space(), f"search_parts.{function}") as race, pytest.raises(SearchFailed, match=reason):
         run(race)
     statuses = [row["status"] for row in rows(tmp_path)]
-    assert statuses.count("FAILED") == FAILURES
+    assert statuses.count(status) == FAILURES
     assert len(statuses) <= FAILURES + 1
 
 
