@@ -46,10 +46,13 @@ def conclude(session: Session, *, complete: bool) -> None:
     session.ledger.set_meta("results", results.figures(study))
     announce(session.ledger, ["trials.csv"])
     session.ledger.set_meta("status", "FINISHED" if complete else "KILLED" if session.interrupts else "FAILED")
+    session.ledger.set_meta("tags", {**session.ledger.meta("tags"), "reason": reason(session, complete=complete)})
     written = [name for name in FILES if (folder / name).exists()]
     console.print(escape(f"\nwritten to {folder}: {', '.join(written)}"), highlight=False, soft_wrap=True)
     again = escape(f"regatta search --config {shlex.quote(str(folder / 'recipe.yaml'))}")
     if not complete:
+        if session.interrupts:
+            console.print(f"{reason(session, complete=False)}; what was running is paused", highlight=False)
         console.print(f"to go on: [bold]{again}[/]", highlight=False, soft_wrap=True)
     elif study.ranking():
         propose(session, again)
@@ -66,6 +69,13 @@ def propose(session: Session, again: str) -> None:
         (f"regatta export --study {folder.name}", "the same trials for optuna-dashboard"),
     ):
         console.print(f"  [bold]{command}[/]  [dim]{purpose}[/]", highlight=False, soft_wrap=True)
+
+
+def reason(session: Session, *, complete: bool) -> str:
+    """Why a call of the search has ended, for its run in MLflow."""
+    if session.interrupts.received is not None:
+        return f"interrupted: {session.interrupts.received.name}"
+    return "complete" if complete else "it cannot go on"
 
 
 def measure_best(session: Session, race: Race, executor: Executor) -> None:

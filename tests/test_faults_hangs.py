@@ -20,6 +20,7 @@ from models.segment import SegmentResult
 from search.cluster import connected
 from search.config import ClusterConfig
 from search.executors import DaskExecutor
+from tracking.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 GRACE = 10.0
@@ -109,5 +110,7 @@ def test_one_ctrl_c_ends_even_a_training_that_hangs(tmp_path: Path) -> None:
     assert (code, err) == (130, ""), out
     assert time.monotonic() - asked < GRACE
     assert left_over(processes) == []
-    assert "to go on: regatta search" in out
+    assert "interrupted: SIGINT; what was running is paused\nto go on: regatta search" in out
+    with Ledger.open(tmp_path / "faulty", create=False) as ledger:
+        assert ledger.meta("tags")["reason"] == "interrupted: SIGINT"
     assert [row["result"] for row in trials(tmp_path)] == [None]

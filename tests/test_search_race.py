@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -302,3 +304,16 @@ def test_out_of_memory_ends_its_batch_size_and_larger_ones(tmp_path: Path) -> No
     with racing(tmp_path, changed(made, trials=6), "search_parts.too_large") as race:
         run(race)
     assert Counter(row["status"] for row in rows(tmp_path)) == Counter({"COMPLETE": 7, "OOM": 1})
+
+
+def test_no_jump_of_the_clock_changes_or_ends_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small(**PAUSING)
+    with racing(tmp_path / "calm", made, TRAIN) as race:
+        run(race)
+    clock, jumps = time.time, itertools.cycle([0.0, 3600.0, -3600.0])
+    monkeypatch.setattr(time, "time", lambda: clock() + next(jumps))
+    with racing(tmp_path / "jumping", made, TRAIN) as race:
+        run(race)
+    assert curves(tmp_path / "jumping") == curves(tmp_path / "calm")
+    for row in rows(tmp_path / "jumping"):
+        assert (row["status"], 0 <= row["result"]["seconds"] <= row["result"]["wall_seconds"]) == ("COMPLETE", True)
