@@ -62,7 +62,11 @@ def test_the_front_is_a_table_by_its_first_objective() -> None:
         ({"choose": "knee"}, [(0.5, 640), (0.25, 1280)], ["Chosen of 2 on the front, nearest to the ideal", "first"]),
         ({}, [(0.5, None)], ["No complete trial reached val_loss ≤ 0.5; the best by val_loss", "never, trial 0"]),
         ({"objectives": BOTH[1:]}, [(0.5, 640), (0.25, 1280)], ["Best by examples_to_target", "640, trial 0"]),
-        ({"objectives": ("val_loss", "cost")}, [(0.5, 640)], ["Best in every objective", "val_loss 0.5, cost 12.3 s, trial 0"]),
+        (
+            {"objectives": ("val_loss", "cost")},
+            [(0.5, 640)],
+            ["Best in every objective", "val_loss 0.5, cost 12.3 s, trial 0"],
+        ),
         ({}, [], ["No trial has completed"]),
     ],
 )
