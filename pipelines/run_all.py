@@ -13,7 +13,7 @@ from models.user_code import as_they_are, changes
 from pipelines.recipe import Recipe
 from pipelines.stage_record import note, read
 from pipelines.stages import PAGE, REPORT, SEARCH, STAGES, Stage, plain
-from tracking.ledger import Ledger
+from pipelines.studies import ledger_of
 from tracking.place import study_folder
 
 INTERRUPTED = (129, 130, 143)
@@ -71,6 +71,6 @@ def _clock(at: float) -> str:
 
 def changed_code(folder: Path) -> Iterator[str]:
     """Yield a sentence for every file of the user's classes that is not what the trials were trained with."""
-    with Ledger.open(folder, create=False) as ledger:
+    with ledger_of(folder) as ledger:
         before = (ledger.meta("origin") or {}).get("code") or {}
     yield from changes(before, as_they_are(before))

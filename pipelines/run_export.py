@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from pipelines.recipe import from_yaml_text
 from pipelines.session import space_of
+from pipelines.studies import ledger_of, recipe_of
 from search.export import FILE, export
-from tracking.ledger import Ledger
 from tracking.place import existing_study
 from tracking.tables import write_tables
 
@@ -15,8 +14,8 @@ from tracking.tables import write_tables
 def main(study: str | None) -> int:
     """Write `optuna.db`, `trials.csv` and `curves.csv` of a study, the last one if none is named."""
     folder = existing_study(study)
-    with Ledger.open(folder, create=False) as ledger:
-        recipe = from_yaml_text(ledger.meta("recipe"), f"the recipe of {folder}")
+    with ledger_of(folder) as ledger:
+        recipe = recipe_of(ledger)
         added = export(ledger, space_of(recipe), folder)
     write_tables(folder)
     Console().print(

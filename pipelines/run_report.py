@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.recipe import from_yaml_text
+from pipelines.studies import ledger_of, recipe_of
 from tracking.analysis.data import from_remote
 from tracking.credentials import without_credentials
 from tracking.files import announce, announce_notes
@@ -35,9 +35,9 @@ def main(study: str | None, uri: str | None) -> int:
     if uri is not None:
         return from_mlflow(study, uri, console)
     folder = existing_study(study)
-    files = write(folder)
-    show(files, console)
-    with Ledger.open(folder, create=False) as ledger:
+    with ledger_of(folder) as ledger:
+        files = write(folder)
+        show(files, console)
         publish(ledger, folder, files)
         problem = send(ledger, folder)
     if problem is not None:
@@ -77,7 +77,7 @@ def publish(ledger: Ledger, folder: Path, files: ReportFiles) -> None:
 
 def send(ledger: Ledger, folder: Path) -> str | None:
     """Send it, unless a search that is under way does so; returns what hinders, if anything does."""
-    recipe = from_yaml_text(ledger.meta("recipe"), f"the recipe of {folder}")
+    recipe = recipe_of(ledger)
     if not recipe.tracking.mlflow:
         return None
     with ExitStack() as stack:

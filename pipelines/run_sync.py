@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from pipelines.recipe import from_yaml_text
-from tracking.ledger import Ledger, driver_lock
+from pipelines.studies import ledger_of, recipe_of
+from tracking.ledger import driver_lock
 from tracking.place import existing_study, home
 from tracking.runs import MlflowWriter, WriteRefused
 from tracking.sync import push
@@ -19,8 +19,8 @@ def main(study: str | None, uri: str | None) -> int:
     """
     folder, console = existing_study(study), Console()
     # A search sends its own results; two at it would make two runs of one trial.
-    with driver_lock(folder), Ledger.open(folder, create=False) as ledger:
-        recipe = from_yaml_text(ledger.meta("recipe"), f"the recipe of {folder}")
+    with driver_lock(folder), ledger_of(folder) as ledger:
+        recipe = recipe_of(ledger)
         try:
             with console.status(f"sending {folder.name} to MLflow"):
                 refused = push(ledger, MlflowWriter(uri or recipe.tracking.uri, home()))

@@ -17,8 +17,8 @@ from pipelines import results
 from pipelines.best_files import write_best
 from pipelines.display import Display, clock
 from pipelines.ending import settle
-from pipelines.recipe import from_yaml_text
 from pipelines.session import Session, aim, begun, note, start_sync, tiers
+from pipelines.studies import ledger_of, recipe_of
 from search.checkpoints import discard
 from search.cluster import connected
 from search.executors import DaskExecutor, Executor
@@ -28,7 +28,7 @@ from search.standings import Outcome, Standing, judge, ties
 from search.trial import recorded
 from search.verification import SEEDS, TOP, Verification, is_tested, on_test_split
 from tracking.files import announce
-from tracking.ledger import Ledger, driver_lock
+from tracking.ledger import driver_lock
 from tracking.place import existing_study
 from tracking.tables import write_rows, write_tables
 
@@ -47,8 +47,8 @@ def main(study: str | None, top: int = TOP, seeds: int = SEEDS) -> int:
     if seeds < 2:
         raise ValueError(f"`seeds` must be at least 2 (one training has no spread), but got {seeds}.")
     folder = existing_study(study)
-    with driver_lock(folder), Ledger.open(folder, create=False) as ledger:
-        recipe = from_yaml_text(ledger.meta("recipe"), f"the recipe of {folder}")
+    with driver_lock(folder), ledger_of(folder) as ledger:
+        recipe = recipe_of(ledger)
         with begun(ledger, recipe, folder) as session:
             return verify(session, top=top, seeds=seeds)
 

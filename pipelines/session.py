@@ -18,6 +18,7 @@ from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe, public, to_yaml
 from search.gains import Gains
 from search.objectives import study_of
+from search.records import examine
 from search.space import SearchSpace, parameter_names
 from search.study import Study
 from tracking.ledger import Ledger, LedgerUnwritable, driver_lock
@@ -74,6 +75,7 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
             f"the state folder must be writable, but {folder} is not: {error}. Set REGATTA_HOME."
         ) from error
     with driver_lock(folder), Ledger.open(folder, create=True) as ledger:
+        examine(ledger)
         space = fingerprint(recipe)
         # A study of an earlier version may lack settings that there are now: what it did is their default.
         different = list(differences(ledger.meta("space", space), space, folder))

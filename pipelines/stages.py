@@ -14,8 +14,9 @@ from models.job import BEST, JOB, LAST, METRICS, OUTCOME, Job
 from pipelines.bundle_file import NAME, read_bundle
 from pipelines.recipe import Recipe, public
 from pipelines.stage_record import Done, altered, read
+from pipelines.studies import ledger_of
 from pipelines.training_job import MODEL, PRODUCTION, REGISTERED, SENT, Request, differences, job_of, set_aside
-from tracking.ledger import FILE, Ledger, driver_lock
+from tracking.ledger import FILE, driver_lock
 
 PAGE = "report.html"
 VERIFICATION = {"top": 3, "seeds": 5}
@@ -79,7 +80,7 @@ def _why_search(folder: Path, now: Inputs, done: Done | None) -> str | None:
 
 def _trials(folder: Path, *, all_phases: bool = False) -> Inputs:
     """How many trials the search has, or the study with its verification, and a digest of what they came to."""
-    with Ledger.open(folder, create=False) as ledger:
+    with ledger_of(folder) as ledger:
         rows = [row for row in ledger.trials() if all_phases or row["config"]["phase"] != "confirm"]
         notes = [ledger.meta(name) for name in MEASURED] if all_phases else []
     content = json.dumps([rows, notes], sort_keys=True).encode()

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -201,6 +201,33 @@ def written(tree: Mapping[str, Any]) -> str:
 
 
 # Damage
+
+
+@st.composite
+def edited(draw: st.DrawFn) -> Callable[[Any], Any]:
+    """A change somewhere in plain values: an entry replaced by anything, removed, or added."""
+    ways, value, kind = draw(st.lists(st.integers(0, 40), max_size=5)), draw(junk), draw(st.integers(0, 4))
+
+    def change(tree: Any) -> Any:
+        here, holder, key = tree, None, None
+        for way in ways:
+            keys = list(here) if isinstance(here, dict) else list(range(len(here))) if isinstance(here, list) else []
+            if not keys:
+                break
+            holder, key = here, keys[way % len(keys)]
+            here = holder[key]
+        if holder is None:
+            return value
+        if kind == 0:
+            del holder[key]
+        elif kind == 1 and isinstance(holder, dict):
+            holder["another"] = value
+        else:
+            holder[key] = value
+        return tree
+
+    return change
+
 
 _WOUNDS = ("flip", "cut", "drop", "zero", "double", "insert", "append")
 

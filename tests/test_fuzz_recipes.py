@@ -70,7 +70,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "r.yaml"
 
 
-@examples(100)
+@examples(80)
 @given(content=files(), overrides=words())
 def test_any_recipe_is_taken_or_refused_in_sentences(path: Path, content: bytes, overrides: list[str]) -> None:
     check(path, content, overrides)

@@ -51,6 +51,13 @@ CREATE TABLE runs (
 );
 """
 
+COLUMNS = {
+    "meta": {"key", "value", "changed", "version", "sent"},
+    "trials": {"number", "cell", "idx", "config", "asked", "status", "result"},
+    "segments": {"trial", "from_step", "to_step", "result"},
+    "runs": {"trial", "run_id", "points", "closed", "creating"},
+}
+
 UNSENT = """
 FROM trials LEFT JOIN runs ON runs.trial = trials.number
 WHERE coalesce(runs.closed, 0) = 0 AND (trials.status != 'RUNNING' OR EXISTS (
@@ -122,8 +129,8 @@ class Ledger:
 
     def meta(self, key: str, default: Any = None) -> Any:
         """A note on the study as a whole."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return default if row is None else self._decode(row[0])
+        rows = self._read("SELECT value FROM meta WHERE key = ?", (key,))
+        return self._decode(rows[0][0]) if rows else default
 
     def set_meta(self, key: str, value: Any) -> None:
         """Keep a note on the study as a whole; the same value again changes nothing."""
@@ -191,8 +198,16 @@ class Ledger:
 
     def segments(self, trial: int) -> list[dict[str, Any]]:
         """The `SegmentResult`s of one trial, in the order of their steps."""
-        rows = self._db.execute("SELECT result FROM segments WHERE trial = ? ORDER BY from_step", (trial,))
+        rows = self._read("SELECT result FROM segments WHERE trial = ? ORDER BY from_step", (trial,))
         return [self._decode(row[0]) for row in rows]
+
+    def known_trials(self) -> set[int]:
+        """Numbers of the trials of which there are segments or runs."""
+        return {row[0] for row in self._read("SELECT trial FROM segments UNION SELECT trial FROM runs")}
+
+    def unreadable(self, why: str) -> str:
+        """The sentence that refuses this ledger."""
+        return _unreadable(self.path, why)
 
     def changes(self) -> int:
         """A number that differs from the last one if another connection has committed in between."""
@@ -202,11 +217,11 @@ class Ledger:
 
     def unsent(self) -> list[int]:
         """Numbers of the trials of which MLflow lacks something."""
-        return [row[0] for row in self._db.execute(f"SELECT trials.number {UNSENT} ORDER BY trials.number")]
+        return [row[0] for row in self._read(f"SELECT trials.number {UNSENT} ORDER BY trials.number")]
 
     def unsent_count(self) -> int:
         """How many trials MLflow lacks something of."""
-        return int(self._db.execute(f"SELECT count(*) {UNSENT}").fetchone()[0])
+        return int(self._read(f"SELECT count(*) {UNSENT}")[0][0])
 
     def unsent_evaluations(self) -> int:
         """How many evaluations MLflow lacks.
@@ -223,9 +238,10 @@ class Ledger:
 
     def run(self, trial: int) -> RunState:
         """How far a trial (or `SEARCH_RUN`) has got in MLflow."""
-        row = self._db.execute("SELECT run_id, points, closed, creating FROM runs WHERE trial = ?", (trial,)).fetchone()
-        if row is None:
+        rows = self._read("SELECT run_id, points, closed, creating FROM runs WHERE trial = ?", (trial,))
+        if not rows:
             return RunState()
+        row = rows[0]
         return RunState(run_id=row[0], points=row[1], closed=bool(row[2]), creating=bool(row[3]))
 
     def save_run(self, trial: int, state: RunState) -> None:
@@ -243,7 +259,7 @@ class Ledger:
 
     def unsent_notes(self) -> list[Note]:
         """Notes that have changed since MLflow was told."""
-        rows = self._db.execute("SELECT key, value, changed, version FROM meta WHERE sent < version ORDER BY key")
+        rows = self._read("SELECT key, value, changed, version FROM meta WHERE sent < version AND typeof(key) = 'text'")
         return [Note(key, self._decode(value), changed, version) for key, value, changed, version in rows]
 
     def notes_sent(self, notes: Sequence[Note]) -> None:
@@ -264,7 +280,7 @@ class Ledger:
         self._db.execute("UPDATE trials SET status = ?, result = ? WHERE number = ?", values)
 
     def _trials(self, which: str, *values: int) -> Iterator[dict[str, Any]]:
-        rows = self._db.execute(f"SELECT number, cell, idx, config, asked, status, result FROM trials {which}", values)
+        rows = self._read(f"SELECT number, cell, idx, config, asked, status, result FROM trials {which}", values)
         for number, cell, index, config, asked, status, result in rows:
             yield {
                 "number": number,
@@ -276,11 +292,18 @@ class Ledger:
                 "result": None if result is None else self._decode(result),
             }
 
-    def _decode(self, text: str) -> Any:
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query: a damaged page may show when it is read, and not before."""
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise ValueError(self.unreadable(str(error))) from error
+
+    def _decode(self, text: Any) -> Any:
         try:
             return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(_unreadable(self.path, f"an entry is not JSON: {error}")) from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(self.unreadable(f"an entry is not JSON: {error}")) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -297,6 +320,10 @@ class Ledger:
                 raise
         except sqlite3.OperationalError as error:
             raise LedgerUnwritable(_unwritable(self.path, error)) from error
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise  # What was handed over breaks a rule of the tables; else a page is damaged.
+            raise ValueError(self.unreadable(str(error))) from error
 
 
 @contextmanager
@@ -365,17 +392,26 @@ def _connect(path: Path) -> sqlite3.Connection:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok" or version < SCHEMA_VERSION:
             raise ValueError(_unreadable(path, verdict if verdict != "ok" else "it is not a ledger of Regatta"))
+        _refuse_other_tables(path, connection)
         connection.execute("PRAGMA foreign_keys = ON")
         # In WAL mode a commit survives the process without a flush to the disk for each.
         connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException as error:
         connection.close()
-        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname in NO_ROOM:
+        # Text that is no UTF-8 is told without a name of the error.
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "") in NO_ROOM:
             raise LedgerUnwritable(_unwritable(path, error)) from error
-        if isinstance(error, sqlite3.DatabaseError):
+        if isinstance(error, sqlite3.DatabaseError | UnicodeDecodeError):
             raise ValueError(_unreadable(path, str(error))) from error
         raise
     return connection
+
+
+def _refuse_other_tables(path: Path, connection: sqlite3.Connection) -> None:
+    for table, columns in COLUMNS.items():
+        lacking = columns - {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        if lacking:
+            raise ValueError(_unreadable(path, f"its table `{table}` lacks {', '.join(sorted(lacking))}"))
 
 
 def _unwritable(path: Path, why: Exception) -> str:
@@ -385,7 +421,7 @@ def _unwritable(path: Path, why: Exception) -> str:
 
 def _unreadable(path: Path, why: str) -> str:
     remedy = "Restore it from a copy, or move the study's folder away to start anew."
-    return f"the ledger {path} cannot be read ({why}). {remedy}"
+    return f"the ledger {path} cannot be read ({' '.join(why.split())}). {remedy}"
 
 
 def _encode(value: Any) -> str:
