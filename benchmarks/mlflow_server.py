@@ -32,10 +32,7 @@ class Server:
 
     def __enter__(self) -> Server:
         self.start()
-        end = time.monotonic() + PATIENCE
-        while not self._answers():
-            assert time.monotonic() < end, f"the MLflow server does not answer, see {self._folder / 'server.log'}"
-            time.sleep(0.2)
+        self.wait()
         return self
 
     def __exit__(
@@ -55,6 +52,13 @@ class Server:
             self._process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+
+    def wait(self) -> None:
+        """Return as soon as it answers."""
+        end = time.monotonic() + PATIENCE
+        while not self._answers():
+            assert time.monotonic() < end, f"the MLflow server does not answer, see {self._folder / 'server.log'}"
+            time.sleep(0.2)
 
     def send(self, which: signal.Signals) -> None:
         """A signal to it and to the processes that it has started."""

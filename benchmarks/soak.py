@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -12,7 +14,7 @@ from pathlib import Path
 
 from mlflow_server import Server
 from soak_accounts import Books, Curves, Store, books, compared, expected, mistakes, store
-from soak_course import Course
+from soak_course import REGATTA, Course
 from soak_faults import plan
 
 WORDS = {"alone": "alone", "the same arrays": "in the same arrays", "otherwise": "in other company"}
@@ -74,10 +76,12 @@ def soak(given: argparse.Namespace, folder: Path) -> list[str]:
         disturbed.home.mkdir(exist_ok=True)
         print(f"undisturbed: {quick:.0f} s; now with {given.kills} faults (seed {given.seed}):", flush=True)
         slow = disturbed.run(plan(given.seed, kills=given.kills, trials=given.trials))
+        server.wait()
+        wrong = sync(disturbed)
         left = [*calm.left_over(), *disturbed.left_over()]
     now, before = books(disturbed.home / "disturbed"), books(calm.home / "calm")
     held, curves = store(server.database, now.key), compared(now, before)
-    wrong = [*calm.complaints, *disturbed.complaints, *left, *mistakes(now, before, held), *curves.mistakes]
+    wrong += [*calm.complaints, *disturbed.complaints, *left, *mistakes(now, before, held), *curves.mistakes]
     for what, count in (
         *lines(now, before, held, curves),
         ("processes and ports left", str(len(left))),
@@ -87,6 +91,13 @@ def soak(given: argparse.Namespace, folder: Path) -> list[str]:
     ):
         print(f"{what:<54}{count}")
     return wrong
+
+
+def sync(course: Course) -> list[str]:
+    """Send what a server that was away at the very end has not got; returns what went wrong."""
+    environment = {**os.environ, "REGATTA_HOME": str(course.home)}
+    done = subprocess.run([REGATTA, "sync"], env=environment, capture_output=True, text=True, check=False)
+    return [f"`regatta sync` says {done.stdout}{done.stderr}"] if done.returncode else []
 
 
 def lines(now: Books, before: Books, held: Store, curves: Curves) -> Iterator[tuple[str, str]]:

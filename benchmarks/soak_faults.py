@@ -23,6 +23,8 @@ LONGEST = 4.0
 """Seconds that a process stays frozen, a server away or a disk full, at most."""
 SMALL = 1 << 30
 """A file system larger than this is not filled up."""
+LEAST = 1 << 16
+"""Bytes beyond which no file may grow in place of that: what is printed goes to a file too, and stays below it."""
 FILLING = "full"
 """Name of the file that fills a file system."""
 
@@ -123,7 +125,7 @@ def full(home: Path, processes: Sequence[psutil.Process]) -> Undo:
     if os.path.ismount(home) and whole.f_blocks * whole.f_frsize <= SMALL:
         return filled(home / FILLING)
     for process in processes:
-        process.rlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        process.rlimit(resource.RLIMIT_FSIZE, (LEAST, resource.RLIM_INFINITY))
 
     def lift() -> None:
         for process in processes:
