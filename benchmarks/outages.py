@@ -154,6 +154,7 @@ def main() -> int:
     extra: dict[str, list[float]] = {kind: [] for kind in given.kinds}
     wrong: list[str] = []
     with faulty_server.faulty_server(folder) as door:
+        door.handle_error = lambda request, client: None  # A search that ends leaves its last request half made.
         for number in range(given.repeats):
             for kind in given.kinds:
                 uri, database = (None, folder / "mlflow.db") if kind == "locked" else (door.uri, folder / "server.db")

@@ -330,6 +330,7 @@ class Sync:
     def _pass(self, ledger: Ledger, work: Projection) -> None:
         self._pending = ledger.unsent_count() - len(work.refused.keys() - {SEARCH_RUN})
         before = self._pending
+        self._count_evaluations(ledger)
         for step, _ in enumerate(work.steps()):
             # The first two steps are the search's own run.
             self._pending = max(0, before - max(0, step - 1))
@@ -374,8 +375,8 @@ class Sync:
                 self._count_evaluations(ledger)
 
     def _count_evaluations(self, ledger: Ledger) -> None:
-        """Now and then: of 10,000 trials it takes a third of a second."""
-        if time.monotonic() - self._counted > RECOUNT:
+        """Only now and then while there are any: of 10,000 trials it takes a third of a second."""
+        if not self._evaluations or time.monotonic() - self._counted > RECOUNT:
             self._evaluations, self._counted = ledger.unsent_evaluations(), time.monotonic()
 
 
