@@ -58,6 +58,7 @@ class Recipe:
             yield from (rules.under(section, sentence) for sentence in found)
         yield from rules.mistakes_of_data(self.data)
         yield from rules.mistakes_of_grid(self.search, self.training)
+        yield from rules.mistakes_of_knowledge(self.search)
         yield from rules.mistakes_of_parameters(self.search, self.model, self.data)
         yield from rules.mistakes_of_objectives(self.search, self.metrics)
 

@@ -52,6 +52,36 @@ def mistakes_of_data(data: DataConfig) -> Iterator[str]:
         )
 
 
+def mistakes_of_knowledge(search: SearchConfig) -> Iterator[str]:
+    """Yield a sentence for everything known before the search that it could not use."""
+    given = [name for name in ("enqueue", "priors", "from_study", "law") if getattr(search, name)]
+    for name in given if search.strategy == "compare" else ():
+        yield f"`search.{name}` must be left out with the strategy compare. Set `search.strategy: tune`."
+    if len(search.enqueue) > search.trials:
+        most = f"{search.trials} entries (`search.trials`)"
+        yield f"`search.enqueue` must have at most {most}, but got {len(search.enqueue)}."
+    if search.priors and search.sampler == "grid":
+        yield "`search.priors` must be left out with the sampler grid, which tries every place once."
+    for name, prior in search.priors.items():
+        yield from (under(f"search.priors.{name}", sentence) for sentence in prior.mistakes())
+    yield from _mistakes_of_earlier(search)
+
+
+def _mistakes_of_earlier(search: SearchConfig) -> Iterator[str]:
+    if search.from_study and search.sampler in ("cmaes", "nsga2", "qmc", "random", "grid"):
+        yield (
+            f"`search.from_study` must be left out with the sampler {search.sampler}, which learns from its own "
+            "proposals at most. Set `search.sampler: tpe`, or give the best in `search.enqueue`."
+        )
+    if search.from_study and search.objectives:
+        yield "`search.from_study` must be left out with `search.objectives`. Give the best in `search.enqueue`."
+    if search.law and (search.learning_rate.rule == "absolute" or "learning_rate" in search.priors):
+        yield (
+            "`search.law` must be left out with `search.priors.learning_rate` and with `search.learning_rate.rule` "
+            "absolute, which say themselves where the best rate lies."
+        )
+
+
 def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator[str]:
     """Yield a sentence for everything wrong in the grid's axes and their arguments."""
     parts = training.accumulate

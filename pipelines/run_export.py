@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from pipelines.session import space_of
+from pipelines.session import recalled, space_of
 from pipelines.studies import ledger_of, recipe_of
 from search.export import FILE, export
 from tracking.place import existing_study
@@ -16,7 +16,7 @@ def main(study: str | None) -> int:
     folder = existing_study(study)
     with ledger_of(folder) as ledger:
         recipe = recipe_of(ledger)
-        added = export(ledger, space_of(recipe), folder)
+        added = export(ledger, space_of(recipe, recalled(ledger)), folder)
     write_tables(folder)
     Console().print(
         f"{added} trials added to {folder / FILE}; `optuna-dashboard sqlite:///{folder / FILE}` shows them.",

@@ -14,6 +14,7 @@ from models.user_code import changes
 from pipelines import results
 from pipelines.display import Display, clock
 from pipelines.ending import conclude, measure_best, settle
+from pipelines.knowledge import knowledge_of
 from pipelines.limits import Limits
 from pipelines.reasons import came_to_nothing
 from pipelines.recipe import Recipe
@@ -33,8 +34,9 @@ from tracking.tables import write_tables
 def main(recipe: Recipe) -> int:
     """Run or continue the study of a recipe; returns the exit code."""
     folder = study_folder(recipe.study_name)
-    study_of(space_of(recipe))  # What it refuses, it refuses before anything is written.
-    with opened(recipe, folder) as ledger, begun(ledger, recipe, folder) as session:
+    knowledge = knowledge_of(recipe, folder)
+    study_of(space_of(recipe, knowledge))  # What it refuses, it refuses before anything is written.
+    with opened(recipe, folder, knowledge) as ledger, begun(ledger, recipe, folder) as session:
         code = 0
         try:
             run(session)

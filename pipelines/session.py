@@ -17,6 +17,7 @@ from rich.console import Console
 from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe, public, to_yaml
 from search.gains import Gains
+from search.knowledge import Knowledge
 from search.objectives import study_of
 from search.records import examine
 from search.space import SearchSpace, parameter_names
@@ -54,15 +55,25 @@ def screen() -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
-def space_of(recipe: Recipe) -> SearchSpace:
-    """The part of a recipe that proposals are made from."""
+def space_of(recipe: Recipe, knowledge: Knowledge | None = None) -> SearchSpace:
+    """The part of a recipe that proposals are made from, and what it takes over from earlier studies."""
     return SearchSpace(
-        model=recipe.model, data=recipe.data, training=recipe.training, metrics=recipe.metrics, search=recipe.search
+        model=recipe.model,
+        data=recipe.data,
+        training=recipe.training,
+        metrics=recipe.metrics,
+        search=recipe.search,
+        knowledge=knowledge or Knowledge(),
     )
 
 
+def recalled(ledger: Ledger) -> Knowledge:
+    """What a study was told of others when it began."""
+    return Knowledge(**ledger.meta("knowledge", {}))
+
+
 @contextmanager
-def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
+def opened(recipe: Recipe, folder: Path, knowledge: Knowledge | None = None) -> Iterator[Ledger]:
     """The study's ledger, new or as it was left, for this process alone.
 
     Raises:
@@ -89,7 +100,8 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
         ledger.set_meta("params", space)
         ledger.set_meta("tags", {**versions(), "mlflow.source.name": "regatta search"})
         ledger.set_meta("view", view(recipe))
-        ledger.set_meta("bounds", bounds(recipe))
+        ledger.set_meta("knowledge", asdict(knowledge or Knowledge()))
+        ledger.set_meta("bounds", bounds(space_of(recipe, knowledge)))
         ledger.set_meta("status", "RUNNING")
         write(folder / "recipe.yaml", to_yaml(public(recipe)))
         try:
@@ -100,9 +112,9 @@ def opened(recipe: Recipe, folder: Path) -> Iterator[Ledger]:
             raise
 
 
-def bounds(recipe: Recipe) -> dict[str, tuple[float, float]]:
+def bounds(space: SearchSpace) -> dict[str, tuple[float, float]]:
     """The learning rates that each cell is asked to search."""
-    ranges = {cell.name: cell.ranges.get("learning_rate") for cell in space_of(recipe).cells()}
+    ranges = {cell.name: cell.ranges.get("learning_rate") for cell in space.cells()}
     return {
         name: (extent.low, extent.high)
         for name, extent in ranges.items()
@@ -168,7 +180,7 @@ def begun(ledger: Ledger, recipe: Recipe, folder: Path) -> Iterator[Session]:
         yield Session(
             recipe=recipe,
             folder=folder,
-            study=study_of(space_of(recipe)),
+            study=study_of(space_of(recipe, recalled(ledger))),
             ledger=ledger,
             sync=sync,
             console=screen(),

@@ -122,8 +122,6 @@ class LearningRateConfig:
 
 MOST_TRIALS = 1_000_000
 """More than any search comes to the end of, and few enough to be proposed in memory."""
-KNOWLEDGE = ("enqueue", "priors")
-"""Settings that tell the strategy `tune` what is known before it begins."""
 SAMPLERS = ("tpe", "gp", "cmaes", "nsga2", "qmc", "random", "grid")
 """Samplers by name; any other is an import path."""
 
@@ -187,6 +185,10 @@ class SearchConfig:
     """Configurations that `tune` asks first, parameter to value; what one leaves out is the middle of its range."""
     priors: Mapping[str, PriorConfig] = field(default_factory=dict)
     """What is expected of a parameter with `tune`: its name to `centre` and `confidence`."""
+    from_study: str | None = None
+    """An earlier study whose results `tune` begins with where they lie in this space; null: none."""
+    law: str | None = None
+    """An earlier `compare` whose law of the learning rate says where `tune` looks for it; null: none."""
     seconds: float | None = None
     """Seconds of search after which running trials pause and the search ends; with more, it goes on. null: no limit."""
     examples: int | None = None
@@ -220,18 +222,6 @@ class SearchConfig:
         if self.sampler not in SAMPLERS and "." not in self.sampler:
             yield f"`sampler` must be one of {', '.join(SAMPLERS)}, or an import path, but got {self.sampler!r}."
         yield from self._mistakes_of_limits()
-        yield from self._mistakes_of_knowledge()
-
-    def _mistakes_of_knowledge(self) -> Iterator[str]:
-        for name in KNOWLEDGE if self.strategy == "compare" else ():
-            if getattr(self, name):
-                yield f"`{name}` must be left out with the strategy compare. Set `search.strategy: tune`."
-        if len(self.enqueue) > self.trials:
-            yield f"`enqueue` must have at most {self.trials} entries (`search.trials`), but got {len(self.enqueue)}."
-        if self.priors and self.sampler == "grid":
-            yield "`priors` must be left out with the sampler grid, which tries every place once."
-        for name, prior in self.priors.items():
-            yield from (sentence.replace("`", f"`priors.{name}.", 1) for sentence in prior.mistakes())
 
     def _mistakes_of_limits(self) -> Iterator[str]:
         for name in ("trials", "refine"):

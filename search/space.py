@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from models import optimizers
 from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, MetricsConfig, TrainConfig, TrainingConfig
 from models.seeds import derive
 from search.config import LearningRateConfig, RangeConfig, SearchConfig
+from search.knowledge import Knowledge
 
 EDGE = 0.1
 """A best value within this share of its range from a bound (in logarithms where the range is) lies at the edge.
@@ -57,6 +58,8 @@ class SearchSpace:
     training: TrainingConfig
     metrics: MetricsConfig
     search: SearchConfig
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    """What is taken over from earlier studies."""
 
     def cells(self) -> list[Cell]:
         """The grid, smallest batch first: its trials take longest, so that they do not come last."""
@@ -70,7 +73,7 @@ class SearchSpace:
     def _cell(self, batch_size: int, optimizer: str, schedule: str) -> Cell:
         ranges: dict[str, RangeConfig] = {}
         if optimizer != OWN_OPTIMIZER:
-            ranges["learning_rate"] = learning_rate_range(self.search.learning_rate, optimizer, batch_size)
+            ranges["learning_rate"] = self._rates(optimizer, batch_size)
         for prefix, arguments in (
             ("optimizer", self.search.optimizers[optimizer]),
             ("schedule", self.search.schedules[schedule]),
@@ -84,6 +87,12 @@ class SearchSpace:
             schedule=schedule,
             ranges=ranges,
         )
+
+    def _rates(self, optimizer: str, batch_size: int) -> RangeConfig:
+        low, high = self.knowledge.rates.get(f"{batch_size}-{optimizer}", (None, None))
+        if low is None:
+            return learning_rate_range(self.search.learning_rate, optimizer, batch_size)
+        return RangeConfig(low=low, high=high, log=True)
 
     def train_config(self, cell: Cell, sampled: Mapping[str, Any], *, index: int) -> TrainConfig:
         """The training of one trial; its seeds come from (study seed, cell, index)."""

@@ -75,6 +75,7 @@ class TuneStudy(Study):
         self.joint = JointSpace(space)
         self._priors = Priors(self.joint, search.priors, seed=search.seed)
         self._enqueued = enqueued(self.joint, search.enqueue)
+        self._earlier = [Known(state=TrialState.COMPLETE, **known) for known in space.knowledge.results]
         self._maximize = space.metrics.direction == "max"
         self._rungs = [] if search.promotion.rule == "none" else rungs(search.promotion.eta, search.promotion.rungs)
         self._trials: dict[int, TrialConfig] = {}
@@ -90,7 +91,8 @@ class TuneStudy(Study):
     @property
     def known(self) -> list[str]:
         """What it was told before it begins, a line each."""
-        return [*(f"asked first: {one.described}" for one in self._enqueued), *self._priors.described]
+        told = [f"asked first: {one.described}" for one in self._enqueued]
+        return [*told, *self._priors.described, *self.space.knowledge.said]
 
     # -- asking
 
@@ -124,7 +126,8 @@ class TuneStudy(Study):
     def _laid_down(self, width: Callable[[Cell], int], left: int) -> list[tuple[Phase, Point, Mapping[str, Any]]]:
         """The next points that were named; then those of the sequence, or of a sampler's those that it begins with."""
         phase: Phase = "enqueue"
-        coming = [one.point for one in self._enqueued if not self._refused(one.point)]
+        named = [*(one.point for one in self._enqueued), *map(dict, self.space.knowledge.best)]
+        coming = [point for point in named if not self._refused(point)]
         if not coming:
             phase = "explore"
             coming = [point for point in self._sequence() if not self._refused(point)][:AHEAD]
@@ -138,7 +141,8 @@ class TuneStudy(Study):
         if self._ahead is None:
             search = self.space.search
             own = search.sampler in SEQUENCES
-            name, count = (search.sampler, search.trials) if own else ("qmc", min(STARTUP, search.trials))
+            startup = max(0, STARTUP - len(self._earlier))
+            name, count = (search.sampler, search.trials) if own else ("qmc", min(startup, search.trials))
             levels = search.sampler_args.get("levels", LEVELS)
             seed = derive(search.seed, "tune", name)
             points = sequence(name, self.joint, seed=seed, levels=levels, priors=self._priors)
@@ -180,7 +184,8 @@ class TuneStudy(Study):
         return trial
 
     def _known(self) -> Iterator[Known]:
-        """Every trial as its sampler is to see it, in the order of asking."""
+        """Every trial as its sampler is to see it, in the order of asking; before them, those of an earlier study."""
+        yield from self._earlier
         sign = -1.0 if self._maximize else 1.0
         for number, trial in self._trials.items():
             result = self._result(trial)

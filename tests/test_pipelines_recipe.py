@@ -82,6 +82,21 @@ ADDED = [
         7,
         "`search.priors` must be left out with the sampler grid, which tries every place once.",
     ),
+    (
+        "search: {strategy: tune, objectives: [val_loss], from_study: old}",
+        7,
+        "`search.from_study` must be left out with `search.objectives`. Give the best in `search.enqueue`.",
+    ),
+    (
+        "search: {strategy: tune, sampler: cmaes, from_study: old}",
+        7,
+        "`search.from_study` must be left out with the sampler cmaes, which learns from its own proposals at most.",
+    ),
+    (
+        "search: {strategy: tune, law: map, priors: {learning_rate: {centre: 1}}}",
+        7,
+        "`search.law` must be left out with `search.priors.learning_rate` and with `search.learning_rate",
+    ),
     ("search: {zzz: 3}", 7, "unknown key `zzz` in `search`. Known: strategy,"),
     ("serch: {}", 7, "unknown key `serch` in the recipe; did you mean `search`? Known: name, study, model,"),
     ("search:\n  learning_rate:\n    hgih: 1", 9, "unknown key `hgih` in `search.learning_rate`; did you mean `high`?"),

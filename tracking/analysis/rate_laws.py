@@ -71,6 +71,8 @@ class RateLaw:
     residual_trend: Literal["", "bends down", "bends up"] = ""
     """Whether the residuals of the straight line have a curvature that is more than chance; then its slope is none."""
     points: int = 0
+    middle: float = math.nan
+    """Mean of the log of their batch sizes."""
     dropped: int = 0
     """Optima left out: at a bound of their range, or not known."""
     reason: str | None = None
@@ -79,6 +81,20 @@ class RateLaw:
         """The best rate at a batch size by the chosen law; NaN without one."""
         found = {"power": self.power, "saturating": self.saturating, "surge": self.surge, None: None}[self.chosen]
         return math.nan if found is None else found.rate(batch_size)
+
+    def factor(self, batch_size: float) -> float:
+        """By what factor a best rate may lie off the chosen law at a batch size, at 95 %: its prediction interval.
+
+        The scatter around the chosen law, and the doubt of the straight line's slope times the way from the middle.
+        """
+        found = {"power": self.power, "saturating": self.saturating, "surge": self.surge, None: None}[self.chosen]
+        if found is None:
+            return math.nan
+        freedom = self.points - 2
+        scatter = found.residual * math.sqrt(self.points / freedom) * math.sqrt(1 + 1 / self.points)
+        tilt = (self.high - self.low) / 2 * (math.log(batch_size) - self.middle)
+        # Beyond e^50 there is nothing to search.
+        return math.exp(min(math.hypot(float(stats.t.ppf(0.975, freedom)) * scatter, tilt), 50.0))
 
 
 def rate_law(batch_sizes: Sequence[float], optima: Sequence[Optimum], *, optimizer: str) -> RateLaw:
@@ -111,6 +127,7 @@ def rate_law(batch_sizes: Sequence[float], optima: Sequence[Optimum], *, optimiz
         chosen=_chosen(power, [form for form in (saturating, surge) if form is not None]),
         residual_trend=_trend(np.log(sizes), y, weights),
         points=len(used),
+        middle=float(np.mean(np.log(sizes))),
         dropped=dropped,
     )
 
