@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from models.config import ClassConfig, DataConfig, MetricsConfig, TrainingConfig
 from pipelines import rules
+from pipelines.increments import is_increment, resolved
 from pipelines.options import parse
 from pipelines.overrides import apply
 from pipelines.recipe_file import DEFAULT, RecipeError, draft_of, error_of, read_config
@@ -75,8 +76,9 @@ def load_recipe(argv: Sequence[str]) -> Recipe:
     except RecipeError as error:
         raise RecipeError([*map(str, arguments.mistakes), *error.mistakes]) from error
     _normalise(draft.values)
-    for override in arguments.overrides:
-        apply(draft, override, Recipe)
+    # What is asked for on top of a study comes last: by then the recipe says which study.
+    for override in sorted(arguments.overrides, key=is_increment):
+        apply(draft, resolved(override, draft.values) if is_increment(override) else override, Recipe)
         _normalise(draft.values)
     return _finish(draft, more=arguments.mistakes)
 

@@ -15,7 +15,7 @@ from pipelines import results
 from pipelines.display import Display, clock
 from pipelines.ending import conclude, measure_best, settle
 from pipelines.knowledge import knowledge_of
-from pipelines.limits import Limits
+from pipelines.limits import ENDED, Limits
 from pipelines.reasons import came_to_nothing
 from pipelines.recipe import Recipe
 from pipelines.session import Session, aim, begun, note, opened, space_of, start_sync, tiers
@@ -42,6 +42,7 @@ def main(recipe: Recipe) -> int:
             run(session)
         except SearchFailed as failure:
             code = 1
+            session.ledger.set_meta(ENDED, f"it failed: {str(failure).splitlines()[0]}")
             session.console.print(f"[red]the search cannot go on:[/] {escape(str(failure))}", soft_wrap=True)
             conclude(session, complete=False)
         except BaseException:
@@ -60,9 +61,12 @@ def run(session: Session) -> None:
     aim(session)
     race = Race(study, session.ledger, str(session.folder / "checkpoints"))
     race.restore()
-    if race.is_over and session.ledger.meta("probes") is not None:
+    before = Limits(session)
+    if (race.is_over or before.over(race)) and session.ledger.meta("probes") is not None:
         start_sync(session)
-        console.print(f"[bold]{recipe.name}[/]: {len(study.trials())} trials, all done before", highlight=False)
+        told = "all done before" if race.is_over else before.sentence(race)
+        done = f"[bold]{recipe.name}[/]: {len(study.trials())} trials, {escape(told)}"
+        console.print(done, highlight=False, soft_wrap=True)
         conclude(session, complete=True)
         return
     # Where the user stands is where their modules are found, as with `python script.py`.
@@ -81,16 +85,16 @@ def run(session: Session) -> None:
         if study.space.search.audit and not session.interrupts:
             examine(session, executor)
         console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
-        if told:
-            console.print(escape(told), highlight=False, soft_wrap=True)
+        console.print(escape(told), highlight=False, soft_wrap=True)
         conclude(session, complete=not session.interrupts)
         if not session.interrupts:
             measure_best(session, race, executor)
 
 
 def train(session: Session, race: Race, executor: Executor) -> str:
-    """Race until nothing is left, or until a signal or a limit ends it; returns what is to be said of a limit."""
+    """Race until nothing is left, or until a signal or a limit ends it; returns what is to be said of that."""
     limits = Limits(session)
+    session.ledger.set_meta(ENDED, "")
     with Display(session.console, note=lambda: note(session)) as display:
         try:
             race.run(
@@ -100,8 +104,10 @@ def train(session: Session, race: Race, executor: Executor) -> str:
                 watch=display.watch,
             )
         finally:
-            limits.note()
-    return limits.sentence(race) if limits.reached and not session.interrupts and not race.is_over else ""
+            limits.note(race)
+    if limits.setting and not session.interrupts and not race.is_over:
+        return limits.sentence(race)
+    return f"ended: {session.ledger.meta(ENDED)}"
 
 
 def calibrated(session: Session, executor: Executor) -> None:

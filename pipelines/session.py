@@ -29,7 +29,8 @@ from tracking.view import experiment_tags
 
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
 CHANGEABLE = (
-    *("trials", "refine", "extend", "seconds", "examples", "enqueue", "choose"),
+    *("trials", "refine", "extend", "enqueue", "choose"),
+    *("seconds", "examples", "device_seconds", "stop"),
     *("keep_checkpoints", "segment_seconds", "arrays", "audit", "probes"),
 )
 """Settings of a search that may change when its study goes on; everything else decides what a trial is."""

@@ -150,6 +150,23 @@ class PromotionConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StopConfig:
+    """When a search with the strategy `tune` no longer pays."""
+
+    improvement: float = 0.01
+    """Share of the best value. The last `patience` complete trials must have brought more, or the search ends."""
+    patience: int = 20
+    """Complete trials in a row that are looked at; trials given up at a rung do not count."""
+
+    def mistakes(self) -> Iterator[str]:
+        """Yield one sentence for every rule broken; names are relative to this object."""
+        if not 0 <= self.improvement < 1:
+            yield f"`improvement` must be a share in [0, 1), but got {self.improvement}."
+        if self.patience < 1:
+            yield f"`patience` must be at least 1, but got {self.patience}."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
     """The grid of cells, what is sampled in each, and how many trials."""
 
@@ -193,6 +210,12 @@ class SearchConfig:
     """Seconds of search after which running trials pause and the search ends; with more, it goes on. null: no limit."""
     examples: int | None = None
     """Examples trained on, by all trials together, after which it ends likewise; null: no limit."""
+    device_seconds: float | None = None
+    """Seconds of training, validation and checkpoints, summed over the devices of all workers (on GPUs, GPU-seconds),
+    after which it ends likewise; an array counts once. null: no limit."""
+    stop: StopConfig | None = None
+    """When `tune` no longer pays, as in {improvement: 0.01, patience: 20}: it ends once that many complete trials have
+    improved the best value by less than that share. null: never."""
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """More to search: dotted name (`model.init_args.width`) to range."""
     seed: int = 0
@@ -227,10 +250,14 @@ class SearchConfig:
         for name in ("trials", "refine"):
             if getattr(self, name) > MOST_TRIALS:
                 yield f"`{name}` must be at most {MOST_TRIALS:,}, but got {getattr(self, name)}."
-        for name in ("segment_seconds", "seconds", "examples"):
+        for name in ("segment_seconds", "seconds", "examples", "device_seconds"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 yield f"`{name}` must be greater than 0, but got {value}."
+        if self.stop is not None:
+            if self.strategy != "tune" or self.objectives is not None:
+                yield "`stop` must be left out with `strategy: compare` and with `objectives`: it judges by the metric."
+            yield from (sentence.replace("`", "`stop.", 1) for sentence in self.stop.mistakes())
 
     def _mistakes_of_batch_sizes(self) -> Iterator[str]:
         for size in self.batch_sizes:

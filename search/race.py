@@ -53,6 +53,8 @@ class Race:
     """Trials in a row that failed in the user's code."""
     slots: int = 1
     """Segments that train at the same time."""
+    worker_seconds: float = 0.0
+    """Seconds of workers that this call has had back; members of an array share its seconds."""
 
     @property
     def is_over(self) -> bool:
@@ -162,6 +164,7 @@ class Race:
     def take(self, result: SegmentResult) -> None:
         """Decide what a segment's result means: go on, try again, or the end of the trial."""
         segment = self.running.pop(result.trial)
+        self.worker_seconds += result.wall_seconds / float(result.tags.get("width", 1))
         kind = result.reason.partition(":")[0]
         if kind == "config":
             raise ValueError(result.reason.removeprefix("config: "))

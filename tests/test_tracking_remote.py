@@ -50,6 +50,7 @@ NOTES: dict[str, Any] = {
     "bounds": {"b32-sgd-cosine": [0.001, 0.1 + 0.2]},
     "calibration": None,
     "verification": {"chosen": "a", "finalists": [{"name": "a", "values": [0.5, math.inf]}]},
+    "ended": "4 of 4 trials",
 }
 NEVER_SENT = {"index", "wall_seconds"}
 TIMES_OF_DAY = {"started", "ended"}
@@ -160,7 +161,7 @@ def test_what_was_measured_besides_the_trials_comes_back_equal(
 ) -> None:
     assert remote.notes == NOTES
     here, there = load(folder), from_remote(remote)
-    for name in ("probes", "bounds", "calibration", "verification"):
+    for name in NOTES:
         assert getattr(here, name) == getattr(there, name), name
     assert here.verification == NOTES["verification"]
     assert capfd.readouterr() == ("", "")

@@ -209,6 +209,19 @@ class Ledger:
         """The sentence that refuses this ledger."""
         return _unreadable(self.path, why)
 
+    def spent(self) -> tuple[int, float]:
+        """Examples trained on, and seconds of workers, by all trials of the search; a verification does not count."""
+        # Each member of an array has the seconds of the whole array.
+        seconds = (
+            "json_extract(s.result, '$.wall_seconds') / coalesce(json_extract(s.result, '$.tags.width') + 0.0, 1.0)"
+        )
+        examples = "json_extract(s.result, '$.examples')"
+        (row,) = self._read(
+            f"SELECT total({examples}), total({seconds}) FROM segments AS s JOIN trials ON trials.number = s.trial "
+            "WHERE json_extract(trials.config, '$.phase') != 'confirm'"
+        )
+        return int(row[0]), float(row[1])
+
     def changes(self) -> int:
         """A number that differs from the last one if another connection has committed in between."""
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])

@@ -126,6 +126,7 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
         ),
         ("budget", _budget(training)),
         ("trials", f"{trials:,}" + (f", {running} still running" if running else "")),
+        ("ended", data.ended),
         ("per cell", _per_cell(analysis)),
         ("diverged", words.share(analysis.statuses.get("DIVERGED", 0), trials)),
         ("out of memory", words.share(analysis.statuses.get("OOM", 0), trials)),
