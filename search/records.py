@@ -10,6 +10,7 @@ from typing import Any
 from models.config import ClassConfig, DataConfig, MetricsConfig
 from models.plain import misfit
 from models.segment import SegmentResult
+from search.knowledge import Knowledge
 from search.trial import TrialConfig, TrialResult
 from tracking.ledger import SEARCH_RUN, Ledger
 
@@ -23,6 +24,7 @@ NOTES: Mapping[str, type] = {
     **dict.fromkeys(("id", "recipe", "study", "experiment", "status", "description"), str),
     **dict.fromkeys(("space", "params", "tags", "view", "bounds", "metrics", "origin", "probes"), dict),
     **dict.fromkeys(("calibration", "verification", "verified", "analysis"), dict),
+    "knowledge": dict,
     "audit": list,
     "created": float,
 }
@@ -115,9 +117,10 @@ def _wrong_with_notes(ledger: Ledger) -> Iterator[str]:
             yield f"its note `{name}` is damaged"
     if not all(map(_is_pair, (ledger.meta("bounds") or {}).values())):
         yield "its note `bounds` is damaged"
-    metrics = ledger.meta("metrics")
-    if metrics is not None and (why := misfit(MetricsConfig, metrics)) is not None:
-        yield f"its note `metrics` is damaged: {why}"
+    for name, cls in (("metrics", MetricsConfig), ("knowledge", Knowledge)):
+        found = ledger.meta(name)
+        if found is not None and (why := misfit(cls, found)) is not None:
+            yield f"its note `{name}` is damaged: {why}"
 
 
 def _is_pair(value: Any) -> bool:
