@@ -17,7 +17,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from models.segment import Point as Evaluation
-from search.promotion import Standing
+from search.promotion import Standing, promoted
 from search.samplers import SEQUENCES, Asker, Known, sampler_of, state_of
 from search.space import SearchSpace
 from search.study import Study
@@ -94,6 +94,10 @@ class ObjectiveStudy(TuneStudy):
         return score_of({**row, "value": sign * loss}, self.objectives, metrics.direction)
 
     # -- rungs and proposals
+
+    def _chosen(self) -> list[int]:
+        # One result can move the places of all others: there is no order to be kept.
+        return promoted(self._standings(), rule=self.space.search.promotion.rule, eta=self.space.search.promotion.eta)
 
     def _standings(self) -> list[Standing]:
         return placed(super()._standings(), self._scores)

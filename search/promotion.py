@@ -7,7 +7,7 @@ out poorer. Only trials of one group are compared, at one rung.
 from __future__ import annotations
 
 import math
-import statistics
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,9 @@ from models.segment import Point
 Rule = Literal["none", "halving", "hyperband", "median"]
 """halving: asynchronous successive halving (Li et al. 2020). hyperband: the same in brackets that begin to compare at
 later rungs (Li et al. 2018). median: whatever is no worse than the median (Golovin et al. 2017)."""
+
+Rank = tuple[float, int]
+"""What a trial came to at a rung, and its number: ties go to the lower one."""
 
 MEDIAN_OF = 3
 """So many trials must have come to a rung before their median says anything."""
@@ -82,11 +85,24 @@ def bracket_of(rule: Rule, number: int, *, eta: int, count: int) -> int:
 def promoted(standings: Iterable[Standing], *, rule: Rule, eta: int) -> list[int]:
     """Numbers of the trials that may go on now, those at the highest rung first."""
     found: list[tuple[int, float, int]] = []
-    for (_, bracket, rung), here in _by_rung(standings).items():
-        chosen = _halved(here, rung, eta) if rule != "median" else _above_median(here, rung)
-        waiting = [one for one in chosen if one.resting and len(one.losses) == rung + 1]
-        found += [(-rung, one.losses[rung], one.number) for one in waiting if bracket <= rung]
+    for (_, _, rung), here in _by_rung(standings).items():
+        ranked = sorted((one.losses[rung], one.number) for one in here)
+        chosen = set(ranked[: going_on(ranked, rule=rule, eta=eta)])
+        waiting = [(one.losses[rung], one.number) for one in here if one.resting and len(one.losses) == rung + 1]
+        found += [(-rung, *rank) for rank in waiting if rank in chosen]
     return [number for *_, number in sorted(found)]
+
+
+def going_on(ranked: Sequence[Rank], *, rule: Rule, eta: int) -> int:
+    """How many of those who have come to a rung, the best first, may go on from it; never one that diverged."""
+    finite = bisect_left(ranked, (math.inf, -1))
+    if rule != "median":
+        return min(finite, len(ranked) // eta)
+    if len(ranked) < MEDIAN_OF:
+        return finite
+    # The lower of two middle values, so that an infinite one never becomes the mark.
+    mark, _ = ranked[(len(ranked) - 1) // 2]
+    return min(finite, bisect_right(ranked, mark, key=lambda rank: rank[0]))
 
 
 def last_chance(standings: Iterable[Standing], *, eta: int) -> list[int]:
@@ -110,16 +126,3 @@ def _by_rung(standings: Iterable[Standing]) -> dict[tuple[str, int, int], list[S
         for rung in range(one.bracket, len(one.losses)):
             found[one.group, one.bracket, rung].append(one)
     return found
-
-
-def _halved(here: Sequence[Standing], rung: int, eta: int) -> list[Standing]:
-    ranked = sorted(here, key=lambda one: (one.losses[rung], one.number))
-    return [one for one in ranked[: len(here) // eta] if math.isfinite(one.losses[rung])]
-
-
-def _above_median(here: Sequence[Standing], rung: int) -> list[Standing]:
-    if len(here) < MEDIAN_OF:
-        return [one for one in here if math.isfinite(one.losses[rung])]
-    # The lower of two middle values, so that an infinite one never becomes the mark.
-    mark = statistics.median_low(one.losses[rung] for one in here)
-    return [one for one in here if one.losses[rung] <= mark and math.isfinite(one.losses[rung])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,10 +36,34 @@ class CellStudy:
     """Nothing more is asked: its batch size does not fit into memory."""
     _refinements: list[dict[str, Any]] | None = None
     _explorations: list[dict[str, Any]] | None = None
+    _extensions: list[dict[str, Any]] | None = None
+    _counts: Counter[Phase] = field(default_factory=Counter)
+    _unfinished: Counter[Phase] = field(default_factory=Counter)
+    _best: dict[Phase, tuple[float, int, TrialConfig]] = field(default_factory=dict)
+    """Of each phase, kept as results come: what is looked up after every trial must not go through all of them."""
+
+    def add(self, trial: TrialConfig) -> None:
+        """Take in a trial that is asked."""
+        self.asked.append(trial)
+        self._counts[trial.phase] += 1
+        self._unfinished[trial.phase] += 1
+
+    def tell(self, trial: TrialConfig, result: TrialResult) -> None:
+        """Take in a result."""
+        self.results[trial.index] = result
+        self._unfinished[trial.phase] -= 1
+        if result.status == "COMPLETE" and result.value is not None:
+            rank = (self.sign * result.value, trial.index, trial)
+            self._best[trial.phase] = min(self._best.get(trial.phase, rank), rank, key=lambda rank: rank[:2])
+
+    @property
+    def sign(self) -> float:
+        """What makes values losses."""
+        return 1.0 if self.space.metrics.direction == "min" else -1.0
 
     def count(self, phase: Phase) -> int:
         """Trials asked in a phase."""
-        return len(self._asked(phase))
+        return self._counts[phase]
 
     @property
     def waiting(self) -> bool:
@@ -77,12 +102,14 @@ class CellStudy:
             return None
         if self.count("explore") < len(self.explorations()):
             return "explore", self.explorations()[self.count("explore")]
-        if self._unfinished("explore"):
+        if self._unfinished["explore"]:
             return None
-        extensions = self.extensions()
-        if self.count("extend") < len(extensions):
-            return "extend", extensions[self.count("extend")]
-        if self._unfinished("extend"):
+        if self._extensions is None:
+            # With all quasi-random results there, they stay what they are.
+            self._extensions = self.extensions()
+        if self.count("extend") < len(self._extensions):
+            return "extend", self._extensions[self.count("extend")]
+        if self._unfinished["extend"]:
             return None
         refinements = self.refinements()
         if self.count("refine") < len(refinements):
@@ -92,9 +119,6 @@ class CellStudy:
     def train_config(self, sampled: Mapping[str, Any], *, index: int) -> TrainConfig:
         """The training of one trial of this cell."""
         return self.space.train_config(self.cell, sampled, index=index)
-
-    def _unfinished(self, phase: Phase) -> bool:
-        return any(trial.phase == phase and trial.index not in self.results for trial in self.asked)
 
     def extension(self) -> RangeConfig | None:
         """The stretch of learning rates beyond the edge at which the best quasi-random trial lies, if it does."""
@@ -173,15 +197,8 @@ class CellStudy:
 
     def best(self, *phases: Phase) -> TrialConfig | None:
         """The complete trial with the best value, of the phases given or of all; ties go to the earlier one."""
-        sign = 1.0 if self.space.metrics.direction == "min" else -1.0
-        ranked = [
-            (sign * result.value, trial.index, trial)
-            for trial in self.ended()
-            if (result := self.results[trial.index]).status == "COMPLETE"
-            and result.value is not None
-            and (not phases or trial.phase in phases)
-        ]
-        return min(ranked)[2] if ranked else None
+        ranked = [rank for phase, rank in self._best.items() if not phases or phase in phases]
+        return min(ranked, key=lambda rank: rank[:2])[2] if ranked else None
 
 
 class Study:
@@ -195,6 +212,8 @@ class Study:
         self.space = space
         self.cells = {cell.name: CellStudy(space, cell) for cell in space.cells()}
         self._numbers = 0
+        self._ranked: list[tuple[float, int, TrialResult]] = []
+        """Complete trials, the best first."""
 
     def aim(self, metrics: MetricsConfig) -> None:
         """Judge by these metrics: targets that were found after the study was laid out."""
@@ -207,7 +226,7 @@ class Study:
         for config, result in trials:
             self._numbers = max(self._numbers, config.number + 1)
             if config.cell in self.cells:
-                self.cells[config.cell].asked.append(config)
+                self.cells[config.cell].add(config)
                 if result is not None:
                     self.tell(config, result)
 
@@ -248,12 +267,15 @@ class Study:
             point=point or {},
         )
         self._numbers += 1
-        study.asked.append(trial)
+        study.add(trial)
         return trial
 
     def tell(self, trial: TrialConfig, result: TrialResult) -> None:
         """Take in a result. Out of memory closes this batch size and all larger ones."""
-        self.cells[trial.cell].results[trial.index] = result
+        cell = self.cells[trial.cell]
+        cell.tell(trial, result)
+        if result.status == "COMPLETE" and result.value is not None:
+            insort(self._ranked, (cell.sign * result.value, trial.number, result))
         if result.status == "OOM":
             for study in self.cells.values():
                 if study.cell.batch_size >= trial.train.batch_size:
@@ -331,10 +353,7 @@ class Study:
 
     def top(self, count: int) -> list[TrialResult]:
         """The best trials of the whole study, best first."""
-        sign = 1.0 if self.space.metrics.direction == "min" else -1.0
-        results: Sequence[TrialResult] = [r for study in self.cells.values() for r in study.results.values()]
-        complete = [r for r in results if r.status == "COMPLETE" and r.value is not None]
-        return sorted(complete, key=lambda r: (sign * _value(r), r.number))[:count]
+        return [result for *_, result in self._ranked[:count]]
 
 
 def _value(result: TrialResult) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +14,10 @@ from models.seeds import derive
 from models.segment import Point as Evaluation
 from models.segment import SegmentResult
 from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
+from search.ladder import Ladder
 from search.placing import enqueued
 from search.prior_points import Priors
-from search.promotion import Standing, bracket_of, last_chance, loss_at, promoted, rungs
+from search.promotion import Standing, bracket_of, last_chance, loss_at, rungs
 from search.samplers import (
     LEVELS,
     SEQUENCES,
@@ -78,6 +80,7 @@ class TuneStudy(Study):
         self._earlier = [Known(state=TrialState.COMPLETE, **known) for known in space.knowledge.results]
         self._maximize = space.metrics.direction == "max"
         self._rungs = [] if search.promotion.rule == "none" else rungs(search.promotion.eta, search.promotion.rungs)
+        self._ladder = Ladder(rule=search.promotion.rule, eta=search.promotion.eta)
         self._trials: dict[int, TrialConfig] = {}
         self._seen: set[str] = set()
         self._losses: dict[int, list[float]] = {}
@@ -86,7 +89,8 @@ class TuneStudy(Study):
         self._passed: dict[int, int] = {}
         """At how many rungs a trial need not wait any more."""
         self._exhausted = False
-        self._ahead: list[Point] | None = None
+        self._ahead: deque[Point] | None = None
+        """What is still to come of the sequence."""
 
     @property
     def known(self) -> list[str]:
@@ -130,24 +134,34 @@ class TuneStudy(Study):
         coming = [point for point in named if not self._refused(point)]
         if not coming:
             phase = "explore"
-            coming = [point for point in self._sequence() if not self._refused(point)][:AHEAD]
+            coming = self._coming()
         if not coming:
             return []
         first = self.joint.cell_of(coming[0])
         kin = [point for point in coming if self.joint.cell_of(point).kind == first.kind]
         return [(phase, point, {}) for point in kin[: min(left, max(1, width(first)))]]
 
-    def _sequence(self) -> list[Point]:
+    def _coming(self) -> list[Point]:
+        """The next points of the sequence that are not refused; what once was is refused for good, and is dropped."""
         if self._ahead is None:
-            search = self.space.search
-            own = search.sampler in SEQUENCES
-            startup = max(0, STARTUP - len(self._earlier))
-            name, count = (search.sampler, search.trials) if own else ("qmc", min(startup, search.trials))
-            levels = search.sampler_args.get("levels", LEVELS)
-            seed = derive(search.seed, "tune", name)
-            points = sequence(name, self.joint, seed=seed, levels=levels, priors=self._priors)
-            self._ahead = first_points(points, count)
-        return self._ahead
+            self._ahead = deque(self._sequence())
+        coming: list[Point] = []
+        while self._ahead and len(coming) < AHEAD:
+            point = self._ahead.popleft()
+            if not self._refused(point):
+                coming.append(point)
+        self._ahead.extendleft(reversed(coming))
+        return coming
+
+    def _sequence(self) -> list[Point]:
+        search = self.space.search
+        own = search.sampler in SEQUENCES
+        startup = max(0, STARTUP - len(self._earlier))
+        name, count = (search.sampler, search.trials) if own else ("qmc", min(startup, search.trials))
+        levels = search.sampler_args.get("levels", LEVELS)
+        seed = derive(search.seed, "tune", name)
+        points = sequence(name, self.joint, seed=seed, levels=levels, priors=self._priors)
+        return first_points(points, count)
 
     def _proposed(self, width: Callable[[Cell], int], most: int) -> list[tuple[Phase, Point, Mapping[str, Any]]]:
         """A batch from the sampler: the first is free, the others lie at its batch size and optimizer."""
@@ -226,6 +240,7 @@ class TuneStudy(Study):
         waits = last.status == "PAUSED" and reached > passed
         if waits:
             self._resting.add(trial.number)
+        self._place(trial.number)
         return waits
 
     def _take_rungs(self, number: int, curve: Sequence[Evaluation], goals: Sequence[int]) -> None:
@@ -240,14 +255,23 @@ class TuneStudy(Study):
         """Trials that go on now; `idle`: nothing else is left to do."""
         if not self._resting:
             return []
-        promotion = self.space.search.promotion
-        standings = self._standings()
-        found = promoted(standings, rule=promotion.rule, eta=promotion.eta)
+        found = self._chosen()
         if not found and idle:
-            found = last_chance(standings, eta=promotion.eta)
+            found = last_chance(self._standings(), eta=self.space.search.promotion.eta)
         self._resting.difference_update(found)
         self._passed |= {number: len(self._losses[number]) for number in found}
+        for number in found:
+            self._place(number)
         return found
+
+    def _chosen(self) -> list[int]:
+        """Trials that the rule lets go on now."""
+        return self._ladder.promoted()
+
+    def _place(self, number: int) -> None:
+        """Note where a trial stands now."""
+        if number in self._trials and number in self._losses:
+            self._ladder.put(self._standing(self._trials[number]))
 
     def _standings(self) -> list[Standing]:
         return [self._standing(trial) for trial in self._trials.values() if trial.number in self._losses]
@@ -257,7 +281,7 @@ class TuneStudy(Study):
             number=trial.number,
             group="/".join(str(trial.params[axis]) for axis in self.space.search.promotion.within),
             bracket=self._bracket(trial),
-            losses=self._losses[trial.number],
+            losses=tuple(self._losses[trial.number]),
             resting=trial.number in self._resting,
         )
 
@@ -265,6 +289,8 @@ class TuneStudy(Study):
         """Trials that will never go on: they end where they are."""
         found = sorted(self._resting)
         self._resting.clear()
+        for number in found:
+            self._place(number)
         return found
 
     def tell(self, trial: TrialConfig, result: TrialResult) -> None:
@@ -274,6 +300,7 @@ class TuneStudy(Study):
         losses = self._losses.setdefault(trial.number, [])
         if result.status not in ("COMPLETE", "PRUNED") and len(losses) < len(self._rungs):
             losses.append(math.inf)
+        self._place(trial.number)
 
     # -- how far
 
@@ -285,7 +312,7 @@ class TuneStudy(Study):
     @property
     def is_over(self) -> bool:
         """Whether every trial has its result and no other one is to come."""
-        return not self.may_ask and all(self._result(trial) is not None for trial in self._trials.values())
+        return not self.may_ask and not any(study.waiting for study in self.cells.values())
 
     def planned_by_kind(self) -> dict[tuple[int, str], int]:
         """All trials, spread evenly over the grid: where they will lie, their results decide."""

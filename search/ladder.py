@@ -1,0 +1,60 @@
+"""The rungs of a search with everyone on them in order, so that a new result costs the same however many came before.
+
+It answers what `search.promotion.promoted` answers for the same standings, without sorting them anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from search.promotion import Rank, Rule, Standing, going_on
+
+
+@dataclass(slots=True)
+class Rung:
+    """Trials of one group and bracket that have come to a rung."""
+
+    ranked: list[Rank] = field(default_factory=list)
+    """All of them, the best first."""
+    waiting: list[Rank] = field(default_factory=list)
+    """Those that wait here, the best first."""
+
+
+class Ladder:
+    """Where every trial stands now."""
+
+    def __init__(self, *, rule: Rule, eta: int) -> None:
+        self._rule: Rule = rule
+        self._eta = eta
+        self._standings: dict[int, Standing] = {}
+        self._rungs: defaultdict[tuple[str, int, int], Rung] = defaultdict(Rung)
+
+    def put(self, one: Standing) -> None:
+        """Take in where a trial stands now, in place of where it stood."""
+        if (before := self._standings.get(one.number)) is not None:
+            for ranks, rank in self._places(before):
+                del ranks[bisect_left(ranks, rank)]
+        for ranks, rank in self._places(one):
+            insort(ranks, rank)
+        self._standings[one.number] = one
+
+    def _places(self, one: Standing) -> Iterator[tuple[list[Rank], Rank]]:
+        """The lists that a trial is in, and as what."""
+        for rung in range(one.bracket, len(one.losses)):
+            here, rank = self._rungs[one.group, one.bracket, rung], (one.losses[rung], one.number)
+            yield here.ranked, rank
+            if one.resting and rung == len(one.losses) - 1:
+                yield here.waiting, rank
+
+    def promoted(self) -> list[int]:
+        """Numbers of the trials that may go on now, those at the highest rung first."""
+        found: list[tuple[int, float, int]] = []
+        for (_, _, rung), here in self._rungs.items():
+            many = going_on(here.ranked, rule=self._rule, eta=self._eta) if here.waiting else 0
+            if many:
+                chosen = here.waiting[: bisect_right(here.waiting, here.ranked[many - 1])]
+                found += [(-rung, loss, number) for loss, number in chosen]
+        return [number for *_, number in sorted(found)]
