@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from models import checkpoint, pulse, rng
+from models import checkpoint, pulse, rng, schedules
 from models.build import ConfigError, nearest
 from models.config import OWN_OPTIMIZER
 from models.loaders import ForeignLoader, OrderedLoader
 from models.plan import Plan
 from models.plateau import Plateau
 from models.recorder import CHECK_STEPS, Recorder
-from models.segment import Segment, Status
+from models.segment import RESCALED, Segment, Status
 
 STATE_KEY = "Regatta"
 """Under which the conductor's state stands in a checkpoint's `callbacks`."""
@@ -43,6 +43,9 @@ class Conductor:
         self._points = frozenset(plan.evaluations)
         self._evaluated = segment.from_step
         self._factors: list[float] = plan.factors.tolist()
+        if segment.rescale:
+            name, args, warmup = self.config.schedule, self.config.schedule_args, self.config.warmup
+            self._factors = schedules.factors(name, args, steps=self._until, warmup=warmup).tolist()
         self._plateau = Plateau(**self.config.schedule_args) if self.config.schedule == "plateau" else None
         self._plateau_factor = 1.0
         self.random: dict[str, Any] | None = None
@@ -193,7 +196,8 @@ class Conductor:
     @property
     def tags(self) -> dict[str, str]:
         """What is worth a tag on the run, whether the trial trained alone or not."""
-        return {"gap_reason": self.gap_reason} if self.gap_reason else {}
+        stretched = {RESCALED: "true"} if self.segment.rescale else {}
+        return stretched | ({"gap_reason": self.gap_reason} if self.gap_reason else {})
 
     @property
     def plateau_factor(self) -> float:

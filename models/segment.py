@@ -19,6 +19,10 @@ AXES = ("step", "examples", "epoch", "seconds", "learning_rate", "batch_size", "
 """The keys of a `Point` that Regatta itself writes; every other key is a metric that the module logged."""
 
 
+RESCALED = "rescaled"
+"""Tag of a trial whose schedule was stretched anew at every rung."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segment:
     """A stretch of a trial's training. Run twice, it gives the same result: a lost worker costs one segment."""
@@ -34,6 +38,8 @@ class Segment:
     """Digest of that checkpoint's bytes."""
     until: float = 1.0
     """Progress at which this segment ends, a share of the budget in (0, 1]."""
+    rescale: bool = False
+    """Whether the schedule is stretched over `until` instead of the whole training: it decays until there."""
     max_seconds: float | None = None
     """Seconds of training after which it ends at the next good place; None: no limit."""
     folder: str

@@ -88,6 +88,7 @@ def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator
     odd = [size for size in search.batch_sizes if parts > 1 and size % parts]
     if odd:
         yield f"`search.batch_sizes` must be divisible by `training.accumulate` ({parts}), but got {odd}."
+    yield from _mistakes_of_rescaling(search)
     broken = list(_mistakes_of_axis("search.optimizers", search.optimizers, optimizers.mistakes))
     yield from broken
     if search.learning_rate.rule == "adam_sde" and not broken:
@@ -103,6 +104,22 @@ def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator
         )
     if len(search.optimizers) == 1:
         yield from _mistakes_of_own(search, training)
+
+
+def _mistakes_of_rescaling(search: SearchConfig) -> Iterator[str]:
+    """Yield a sentence for what cannot be had with schedules that are stretched anew at every rung."""
+    if search.strategy != "tune" or not search.promotion.rescale:
+        return
+    if "batch_growth" in search.schedules:
+        yield (
+            "`search.promotion.rescale` must be false with the schedule batch_growth, whose batch sizes follow the "
+            "whole training. Leave one of them out."
+        )
+    if search.audit:
+        yield (
+            "`search.audit` must be 0 with `search.promotion.rescale`, because the audit trains in one go, but got "
+            f"{search.audit}."
+        )
 
 
 def _mistakes_of_rates(search: SearchConfig) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.config import TrainConfig
-from models.segment import Segment, SegmentResult
+from models.segment import RESCALED, Segment, SegmentResult
 from pipelines.interrupts import Interrupts
 from pipelines.session import versions
 from search.cluster import connected
@@ -76,8 +76,13 @@ def config_of(trial: TrialRun) -> TrainConfig:
     """Its configuration.
 
     Raises:
-        ValueError: if this version has other settings.
+        ValueError: if this version has other settings, or if it was not trained in one go.
     """
+    if trial.tags.get(RESCALED):
+        raise ValueError(
+            f"trial {trial.number} must have been trained in one go, but its schedule was stretched anew at every rung "
+            "(`search.promotion.rescale`). `regatta verify` trains such configurations in one go, on fresh seeds."
+        )
     try:
         return TrainConfig.from_json(trial.config)
     except TypeError as error:

@@ -139,6 +139,9 @@ class PromotionConfig:
     within: Sequence[Literal["batch_size", "optimizer", "schedule"]] = ("batch_size", "optimizer", "schedule")
     """Only trials that agree in these are compared: half-way, a schedule that decays late looks worse than it is, and
     so does a large batch."""
+    rescale: bool = False
+    """Whether a schedule is stretched anew at every rung, so that each rung ends a complete short training: then
+    schedules can be compared, but what was promoted had its rate raised again half-way."""
 
     def mistakes(self) -> Iterator[str]:
         """Yield one sentence for every rule broken; names are relative to this object."""

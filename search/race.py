@@ -145,6 +145,7 @@ class Race:
             trial=trial.number,
             config=trial.train,
             until=self.study.until(trial, 0.0),
+            rescale=self.study.rescales,
             folder=self.folder,
             max_seconds=self.study.space.search.segment_seconds,
         )

@@ -285,6 +285,11 @@ class Study:
         """Progress up to which a trial trains next; here always to its end."""
         return 1.0
 
+    @property
+    def rescales(self) -> bool:
+        """Whether schedules are stretched over each stretch of a training."""
+        return False
+
     def reaches(self, trial: TrialConfig, segments: Sequence[SegmentResult]) -> bool:
         """Take in what a trial has come to; whether it waits there until it is promoted. Here none does."""
         return False

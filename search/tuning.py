@@ -225,6 +225,11 @@ class TuneStudy(Study):
         bracket = self._bracket(trial)
         return next((rung for rung in self._rungs[bracket:] if rung > progress + 1e-9), 1.0)
 
+    @property
+    def rescales(self) -> bool:
+        """As the recipe says."""
+        return self.space.search.promotion.rescale
+
     def reaches(self, trial: TrialConfig, segments: Sequence[SegmentResult]) -> bool:
         """Take in what a trial has come to; whether it waits at a rung now."""
         last = segments[-1]

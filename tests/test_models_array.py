@@ -292,6 +292,15 @@ def test_members_of_different_rungs_share_an_array_and_leave_it_when_they_are_th
     assert len(results[1].curve) == 2 and len(results[0].curve) == 2
 
 
+def test_rescaled_members_of_different_rungs_equal_themselves_alone(tmp_path: Path) -> None:
+    ends = (1 / 3, 2 / 3, 1.0)
+    parts, again = (
+        [dataclasses.replace(part, until=end) for part, end in zip(made, ends, strict=True)]
+        for made in (segments(trio(), tmp_path / place, rescale=True) for place in ("array", "alone"))
+    )
+    assert_equal(train_array(parts), alone(again))
+
+
 def test_what_cannot_be_fused_trains_alone_and_says_why(tmp_path: Path) -> None:
     configs = trio(model="Counter")
     results = train_array(segments(configs, tmp_path / "array"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -204,6 +205,19 @@ def test_the_rate_used_at_every_step_is_the_pure_schedules(
     factors = schedules.factors(changes["schedule"], {}, steps=39, warmup=changes["warmup"])
     assert code.Watches.rates == (0.05 * factors).tolist()
     assert [p["learning_rate"] for p in result.curve] == [code.Watches.rates[int(p["step"]) - 1] for p in result.curve]
+
+
+def test_a_rescaled_schedule_is_whole_at_every_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = user_code(tmp_path, monkeypatch)
+    config = config_of(code, model="Watches", schedule="cosine", warmup=0.0)
+    first = Segment(trial=0, config=config, folder=str(tmp_path), until=1 / 3, rescale=True)
+    begun = train_segment(first)
+    assert code.Watches.rates == (0.05 * schedules.factors("cosine", {}, steps=13)).tolist()
+    code.Watches.rates.clear()
+    going_on = dataclasses.replace(first, from_step=13, checkpoint=begun.checkpoint, sha256=begun.sha256, until=1.0)
+    ended = train_segment(going_on)
+    assert (begun.status, ended.status, ended.tags["rescaled"]) == ("PAUSED", "COMPLETE", "true")
+    assert code.Watches.rates == (0.05 * schedules.factors("cosine", {}, steps=39)).tolist()[13:]
 
 
 def test_plateau_lowers_the_rate_after_the_evaluation_that_did_not_improve(

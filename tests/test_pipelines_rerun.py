@@ -201,6 +201,15 @@ def test_a_class_that_is_not_here_is_a_mistake(kept: Any, tmp_path: Path, monkey
             again(dataclasses.replace(away, status=status))
 
 
+def test_a_trial_whose_schedule_was_stretched_at_rungs_is_refused(
+    kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(user_code(tmp_path, monkeypatch))
+    trial = kept(config, chain(config, tmp_path))
+    with pytest.raises(ValueError, match=r"must have been trained in one go.*`search.promotion.rescale`"):
+        run_rerun.config_of(dataclasses.replace(trial, tags={**trial.tags, "rescaled": "true"}))
+
+
 def test_a_configuration_of_another_version_is_refused(
     kept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

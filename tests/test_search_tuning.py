@@ -227,6 +227,18 @@ def test_a_promoted_trial_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert figures(whole.curve) == figures([point for part in parts for point in part.curve])
 
 
+def test_with_rescaling_every_rung_ends_a_whole_schedule(tmp_path: Path) -> None:
+    promotion = PromotionConfig(eta=3, rungs=1, within=(), rescale=True)
+    with racing(tmp_path / "study", trained(schedules={"cosine": {}}, promotion=promotion)) as (race, executor):
+        go(race, executor)
+        parts = [SegmentResult.from_json(race.ledger.segments(trial.number)[0]) for trial in race.study.trials()]
+        peaks = [trial.train.learning_rate for trial in race.study.trials()]
+    ends = [
+        (part.curve[-1]["learning_rate"], peak) for part, peak in zip(parts, peaks, strict=True) if part.to_step == 24
+    ]
+    assert len(ends) >= 3 and all(peak is not None and rate < 0.01 * peak for rate, peak in ends)
+
+
 def test_a_search_left_in_the_middle_of_a_rung_comes_to_the_same(tmp_path: Path) -> None:
     whole, left = tmp_path / "whole", tmp_path / "left"
     with racing(whole, trained()) as (race, executor):
