@@ -21,10 +21,13 @@ from tracking.report.panels_cost import pareto_panel, seconds_panel
 from tracking.report.panels_finalists import finalists_panel
 from tracking.report.panels_front import front_panel
 from tracking.report.panels_generalization import generalization_panel
+from tracking.report.panels_importance import importance_panel
 from tracking.report.panels_law import law_panel
+from tracking.report.panels_promotion import promotion_panel, ranks_panel
 from tracking.report.panels_rates import axis_panel
 from tracking.report.panels_rungs import rungs_panel
 from tracking.report.panels_schedules import schedules_panel
+from tracking.report.panels_slices import contour_panel, slices_panel
 from tracking.report.panels_steps import steps_panel
 from tracking.report.panels_timeline import timeline_panel
 from tracking.report.panels_training import curves_panel, noise_panel
@@ -45,6 +48,11 @@ PANELS = (
     timeline_panel,
     front_panel,
     rungs_panel,
+    promotion_panel,
+    ranks_panel,
+    importance_panel,
+    slices_panel,
+    contour_panel,
 )
 """In the order of the page."""
 SCALE = 1.5

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from tracking.analysis.data import StudyData, is_number
+from tracking.analysis.importance import importances
+from tracking.analysis.rungs import is_tune, promotion_of, rung_results
 from tracking.analysis.study import Analysis
 from tracking.report import words
+from tracking.report.panels_importance import importance_sentence
+from tracking.report.panels_promotion import promotion_sentence
 
 
 def headline(analysis: Analysis) -> list[str]:
@@ -17,8 +21,19 @@ def headline(analysis: Analysis) -> list[str]:
         return ["No trial has a result yet: there is nothing to recommend."]
     verified = analysis.data.verification
     if verified is not None:
-        return [*verified["sentences"], *_stale(analysis), *_speed(analysis)]
-    return [_recommended(analysis), *_sure(analysis), *_speed(analysis)]
+        return [*verified["sentences"], *_stale(analysis), *_tuned(analysis), *_speed(analysis)]
+    return [_recommended(analysis), *_sure(analysis), *_tuned(analysis), *_speed(analysis)]
+
+
+def _tuned(analysis: Analysis) -> Iterator[str]:
+    """Of a search for the best alone: how far trials came, and what mattered most."""
+    if not is_tune(analysis.data):
+        return
+    if promotion_of(analysis.data)["rule"] != "none":
+        yield promotion_sentence(analysis.data, rung_results(analysis.data))
+    result = importances(analysis.data)
+    if result.found:
+        yield importance_sentence(result)
 
 
 def _stale(analysis: Analysis) -> Iterator[str]:
