@@ -86,7 +86,6 @@ class Projection:
         yield SEARCH_RUN, partial(self._send_notes, parent)
         for number in self._ledger.unsent():
             yield number, partial(self._send_trial, number, parent)
-        yield SEARCH_RUN, partial(send_front, self._ledger, self._writer)
         # Files come last: a store whose artifacts are out of reach still gets the numbers.
         yield SEARCH_RUN, partial(self._send_end, parent)
         yield SEARCH_RUN, partial(self._send_files, parent)
@@ -142,6 +141,7 @@ class Projection:
             self._ledger.notes_sent([note])
 
     def _send_end(self, parent: str) -> None:
+        send_front(self._ledger, self._writer)
         for note in self._ledger.unsent_notes():
             if note.key == "status":
                 self._writer.close_run(parent, cast(RunStatus, note.value), round(1000 * note.changed))
