@@ -18,7 +18,8 @@ from distributed import Client, Future
 
 from models.config import ClassConfig, DataConfig, MetricsConfig, TrainingConfig
 from search.cluster import connected
-from search.config import ClusterConfig, SearchConfig
+from search.cluster_config import ClusterConfig
+from search.config import SearchConfig
 from search.executors import IN_FLIGHT, DaskExecutor
 from search.race import Race
 from search.space import SearchSpace
@@ -26,7 +27,7 @@ from search.study import Study
 from search.work import TRAIN
 from tracking.ledger import Ledger
 from tracking.runs import MlflowWriter
-from tracking.sync import push
+from tracking.sending import push
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = {"class_path": "models.nets.MLP", "init_args": {"features": 64, "hidden": [128, 128], "classes": 10}}

@@ -18,7 +18,7 @@ import psutil
 from mlflow_server import Server
 from soak_faults import Fault, Undo, cause, needs_worker
 
-from tracking.ledger import FILE
+from tracking.ledger_file import FILE
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))
 HERE = Path(__file__).resolve().parent

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from pipelines.schema import nearest
 from tracking.credentials import without_credentials
-from tracking.ledger import LedgerUnwritable
+from tracking.ledger_file import LedgerUnwritable
 
 MISTAKE = 2
 """Exit code of a command that was asked wrongly."""

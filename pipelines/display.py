@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.cell_study import CellStudy
 from search.race import Race
-from search.study import CellStudy
 from search.trial import TrialResult
 
 LINE_SECONDS = 10.0

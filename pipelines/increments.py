@@ -10,8 +10,10 @@ from typing import Any
 from pipelines.options import Override
 from pipelines.recipe_file import draft_of
 from pipelines.schema import default_of
-from search.config import ClusterConfig, SearchConfig
-from tracking.ledger import FILE, Ledger
+from search.cluster_config import ClusterConfig
+from search.config import SearchConfig
+from tracking.ledger import Ledger
+from tracking.ledger_file import FILE
 from tracking.place import study_folder
 
 SPENT = "seconds_spent"

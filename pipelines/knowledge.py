@@ -12,7 +12,8 @@ from pipelines.session import fingerprint, recalled, space_of
 from search.earlier import earlier
 from search.knowledge import Knowledge
 from search.measured import measured
-from tracking.ledger import FILE, Ledger
+from tracking.ledger import Ledger
+from tracking.ledger_file import FILE
 from tracking.place import existing_study
 
 

@@ -17,7 +17,8 @@ from pipelines.overrides import apply
 from pipelines.recipe_file import DEFAULT, RecipeError, draft_of, error_of, read_config
 from pipelines.schema import build, shown
 from pipelines.yaml_source import BAD, Draft, Mistake, write_yaml
-from search.config import ClusterConfig, SearchConfig
+from search.cluster_config import ClusterConfig
+from search.config import SearchConfig
 from tracking.config import TrackingConfig
 from tracking.credentials import without_credentials
 

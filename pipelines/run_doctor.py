@@ -19,11 +19,11 @@ from pipelines import checkup
 from pipelines.checkup import PACKAGES, REINSTALL, Finding
 from pipelines.machine import memory_available, owner_of, processor_quota, start_torch, torch_found
 from search.cluster import DASHBOARD_PORT, cores_allowed, examined, gpus
-from search.config import ClusterConfig, is_open
+from search.cluster_config import ClusterConfig, is_open
 from tracking.client import tracking_uri
 from tracking.health import existing, ledger, state_folder
 from tracking.health_store import store
-from tracking.ledger import FILE
+from tracking.ledger_file import FILE
 from tracking.place import home
 
 UI_PORT = 5000

@@ -13,13 +13,14 @@ from pipelines.studies import ledger_of, recipe_of
 from tracking.analysis.data import from_remote
 from tracking.credentials import without_credentials
 from tracking.files import announce, announce_notes
-from tracking.ledger import Ledger, driver_lock
+from tracking.ledger import Ledger
+from tracking.ledger_file import driver_lock
 from tracking.place import existing_study, home, study_folder
 from tracking.remote import fetch
 from tracking.report import ReportFiles, key_figures, write
 from tracking.report.verdict import headline
 from tracking.runs import MlflowWriter, WriteRefused
-from tracking.sync import push
+from tracking.sending import push
 
 
 def main(study: str | None, uri: str | None) -> int:

@@ -16,7 +16,7 @@ from models.segment import RESCALED, Segment, SegmentResult
 from pipelines.interrupts import Interrupts
 from pipelines.session import versions
 from search.cluster import connected
-from search.config import ClusterConfig
+from search.cluster_config import ClusterConfig
 from search.executors import DaskExecutor, Executor
 from search.work import failed
 from tracking.client import tracking_uri

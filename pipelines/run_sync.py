@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from pipelines.studies import ledger_of, recipe_of
-from tracking.ledger import driver_lock
+from tracking.ledger_file import driver_lock
 from tracking.place import existing_study, home
 from tracking.runs import MlflowWriter, WriteRefused
-from tracking.sync import push
+from tracking.sending import push
 
 
 def main(study: str | None, uri: str | None) -> int:

@@ -25,7 +25,7 @@ from pipelines.interrupts import Interrupts
 from pipelines.register import Finished, make_model, register
 from pipelines.session import versions
 from pipelines.training_job import PRODUCTION, SENT, Request, job_of, resumed, run_key, settle, take_back
-from tracking.ledger import driver_lock
+from tracking.ledger_file import driver_lock
 from tracking.place import existing_study, home, study_folder
 from tracking.production import Head, ProductionRun
 from tracking.runs import MlflowWriter, RunStatus

@@ -28,7 +28,7 @@ from search.standings import Outcome, Standing, judge, ties
 from search.trial import recorded
 from search.verification import SEEDS, TOP, Verification, is_tested, on_test_split
 from tracking.files import announce
-from tracking.ledger import driver_lock
+from tracking.ledger_file import driver_lock
 from tracking.place import existing_study
 from tracking.tables import write_rows, write_tables
 

@@ -22,7 +22,8 @@ from search.objectives import study_of
 from search.records import examine
 from search.space import SearchSpace, parameter_names
 from search.study import Study
-from tracking.ledger import Ledger, LedgerUnwritable, driver_lock
+from tracking.ledger import Ledger
+from tracking.ledger_file import LedgerUnwritable, driver_lock
 from tracking.place import home, write
 from tracking.sync import Sync
 from tracking.view import experiment_tags

@@ -16,7 +16,7 @@ from pipelines.recipe import Recipe, public
 from pipelines.stage_record import Done, altered, read
 from pipelines.studies import ledger_of
 from pipelines.training_job import MODEL, PRODUCTION, REGISTERED, SENT, Request, differences, job_of, set_aside
-from tracking.ledger import FILE, driver_lock
+from tracking.ledger_file import FILE, driver_lock
 
 PAGE = "report.html"
 VERIFICATION = {"top": 3, "seeds": 5}

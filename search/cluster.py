@@ -21,7 +21,7 @@ import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
 from distributed.utils import LoopRunner
 
-from search.config import TLS, ClusterConfig
+from search.cluster_config import TLS, ClusterConfig
 from search.installation import FACTS, PACKAGES, differences
 
 LOOPBACK = "127.0.0.1"

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import optuna
 
+from search.cell_study import CellStudy
 from search.objectives import study_of
 from search.space import SearchSpace
-from search.study import CellStudy
 from search.trial import recorded
 from tracking.ledger import Ledger
 

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from models.seeds import derive
 from models.segment import Point as Evaluation
 from models.segment import SegmentResult
+from search.cell_study import CellStudy
 from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
 from search.ladder import Ladder
 from search.placing import enqueued
@@ -32,7 +33,7 @@ from search.samplers import (
     state_of,
 )
 from search.space import Cell, SearchSpace
-from search.study import CellStudy, Study
+from search.study import Study
 from search.trial import Phase, TrialConfig, TrialResult
 
 STARTUP = 16

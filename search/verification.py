@@ -12,9 +12,10 @@ from typing import Any
 
 from models.config import TrainConfig
 from models.seeds import derive
+from search.cell_study import CellStudy
 from search.executors import Executor
 from search.space import SearchSpace
-from search.study import CellStudy, Study
+from search.study import Study
 from search.trial import Phase, TrialConfig, TrialResult
 
 TEST = "models.testing.test"

@@ -15,7 +15,7 @@ import pytest
 from tracking_rows import segment, study
 from tracking_stores import QUIET, mlflow_home, open_mlflow
 
-from tracking.sync import push
+from tracking.sending import push
 
 # As `python benchmarks/soak.py` finds itself and what lies beside it.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))

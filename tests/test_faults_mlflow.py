@@ -17,7 +17,8 @@ from tracking_stores import QUIET, all_runs, mlflow_home, open_mlflow
 
 from tracking.ledger import Ledger
 from tracking.runs import KEY, MlflowWriter
-from tracking.sync import Sync, push
+from tracking.sending import push
+from tracking.sync import Sync
 
 pytestmark = QUIET
 TRIALS = 3

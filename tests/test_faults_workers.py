@@ -14,7 +14,7 @@ from tracking_rows import trial
 from models.config import TrainConfig
 from models.process import put_back
 from search.cluster import connected
-from search.config import ClusterConfig
+from search.cluster_config import ClusterConfig
 from search.executors import DaskExecutor
 
 SHARE = {resource.RLIMIT_RSS: 1_600_000_000}

@@ -26,10 +26,11 @@ from search.trial import recorded, summarise
 from search.verification import Verification
 from tracking.analysis.data import load
 from tracking.analysis.study import analyse
-from tracking.ledger import COLUMNS, FILE, SEARCH_RUN, RunState
+from tracking.ledger import SEARCH_RUN, RunState
+from tracking.ledger_file import COLUMNS, FILE
 from tracking.memory_runs import MemoryWriter
 from tracking.place import study_folder
-from tracking.sync import push
+from tracking.sending import push
 from tracking.tables import write_tables
 
 RECIPE = from_yaml_text(

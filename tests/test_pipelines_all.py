@@ -31,7 +31,8 @@ from pipelines.session import opened
 from pipelines.stages import SEARCH, TRAIN, VERIFICATION, VERIFY, Stage, plain
 from pipelines.training_job import MODEL, PRODUCTION, REGISTERED, SENT, job_of
 from search.verification import SEEDS, TOP
-from tracking.ledger import FILE, Ledger
+from tracking.ledger import Ledger
+from tracking.ledger_file import FILE
 from tracking.place import existing_study
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))

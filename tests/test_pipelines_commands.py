@@ -24,7 +24,8 @@ from pipelines.session import space_of
 from search.executors import SerialExecutor
 from search.race import Race
 from search.study import Study
-from tracking.ledger import Ledger, driver_lock
+from tracking.ledger import Ledger
+from tracking.ledger_file import driver_lock
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))
 CONFIG = ["--config", "smoke", "--search.batch_sizes", "[64]", "--search.trials", "2"]

@@ -23,7 +23,8 @@ from pipelines.checkup import GIB, Finding
 from pipelines.machine import memory_available, owner_of, processor_quota
 from tracking.health import ledger, state_folder
 from tracking.health_store import schema_steps, store
-from tracking.ledger import Ledger, driver_lock
+from tracking.ledger import Ledger
+from tracking.ledger_file import driver_lock
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))
 ASKED = ["mlflow<3.18,>=3.17", "optuna<6,>=5", "ruff>=1; extra == 'dev'"]

@@ -28,7 +28,7 @@ from tracking.fronts import note_front
 from tracking.memory_runs import MemoryWriter
 from tracking.report import panels_of
 from tracking.report.drawing import Panel
-from tracking.sync import push
+from tracking.sending import push
 
 
 def told(made: SearchSpace, *outcomes: tuple[float, int | None]) -> ObjectiveStudy:

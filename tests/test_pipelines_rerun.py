@@ -28,7 +28,7 @@ from search.executors import SerialExecutor
 from search.trial import TrialConfig, summarise
 from tracking.ledger import Ledger
 from tracking.projection import CONFIG
-from tracking.sync import push
+from tracking.sending import push
 from tracking.trial_run import TrialRun, fetch_trial
 
 pytestmark = QUIET

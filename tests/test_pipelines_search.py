@@ -24,7 +24,7 @@ import yaml
 from pipelines.recipe import load_recipe
 from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
-from tracking.sync import Projection
+from tracking.sending import Projection
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))
 PATIENCE = 240

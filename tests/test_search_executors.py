@@ -21,7 +21,7 @@ from search_parts import HERE, space
 from models.segment import Segment, SegmentResult
 from search import cluster
 from search.cluster import connected
-from search.config import ClusterConfig
+from search.cluster_config import ClusterConfig
 from search.executors import DaskExecutor, Executor, SerialExecutor
 from search.installation import FACTS, PACKAGES, differences
 
@@ -360,7 +360,7 @@ def test_no_worker_process_is_left_over() -> None:
     script = f"""
 import os
 from search.cluster import connected
-from search.config import ClusterConfig
+from search.cluster_config import ClusterConfig
 with connected(ClusterConfig(workers=1), paths=[{HERE!r}]) as client:
     print(*client.run(os.getpid).values())
 """

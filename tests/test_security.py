@@ -35,7 +35,7 @@ from pipelines.recipe import load_recipe
 from pipelines.session import opened
 from pipelines.stages import SEARCH
 from search.cluster import connected
-from search.config import ClusterConfig, is_open
+from search.cluster_config import ClusterConfig, is_open
 from tracking import loading
 from tracking.credentials import without_credentials
 from tracking.ledger import Ledger

@@ -17,7 +17,8 @@ import pytest
 from tracking_rows import complete, point, result, segment, study, trial
 
 from search.trial import TrialResult
-from tracking.ledger import FILE, SCHEMA_VERSION, SEARCH_RUN, Ledger, RunState, driver_lock
+from tracking.ledger import SEARCH_RUN, Ledger, RunState
+from tracking.ledger_file import FILE, SCHEMA_VERSION, driver_lock
 
 HERE = Path(__file__).resolve().parent
 
@@ -303,7 +304,7 @@ def test_an_entry_that_is_not_json_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_driver_is_refused_with_the_firsts_process_id_and_host(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from tracking.ledger import driver_lock\n"
+    code = "import sys, pathlib; from tracking.ledger_file import driver_lock\n"
     code += "with driver_lock(pathlib.Path(sys.argv[1])): print('mine', flush=True); sys.stdin.read()"
     first = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

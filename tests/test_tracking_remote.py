@@ -27,7 +27,7 @@ from tracking.files import announce_notes
 from tracking.ledger import Ledger
 from tracking.remote import Remote, fetch, pages
 from tracking.runs import MlflowWriter
-from tracking.sync import push
+from tracking.sending import push
 from tracking.tables import write_tables
 
 pytestmark = QUIET

@@ -19,7 +19,8 @@ from tracking.files import announce
 from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
 from tracking.runs import DESCRIPTION, KEY, PARENT, MlflowWriter, RunWriter, WriteRefused
-from tracking.sync import Projection, Sync, push
+from tracking.sending import Projection, push
+from tracking.sync import Sync
 
 pytestmark = QUIET
 

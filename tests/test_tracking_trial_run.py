@@ -19,7 +19,7 @@ from tracking import projection
 from tracking.ledger import Ledger
 from tracking.projection import CONFIG
 from tracking.runs import MlflowWriter
-from tracking.sync import push
+from tracking.sending import push
 from tracking.trial_run import TrialRun, fetch_trial
 
 pytestmark = QUIET

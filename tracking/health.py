@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tracking.ledger import FILE, SCHEMA_VERSION
+from tracking.ledger_file import FILE, SCHEMA_VERSION
 
 SECONDS = 3.0
 """How long another may keep a database to itself."""

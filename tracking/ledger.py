@@ -6,13 +6,9 @@ plain JSON; curves may hold NaN and infinities, which Python's `json` writes as 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import socket
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,43 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-FILE = "study.db"
-SCHEMA_VERSION = 1
-PAGE = 4096
-"""Bytes in a page of the file."""
-BUSY_SECONDS = 30.0
-"""How long a commit waits for another connection's."""
-NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE")
-"""Names of SQLite's errors where the files beside the ledger, which reading needs too, find no room."""
+from tracking import ledger_file
+from tracking.ledger_file import FILE, LedgerUnwritable, connect, encode, unreadable, unwritable
+
 SEARCH_RUN = -1
 """In place of a trial's number: the run of the search itself, parent of all trials' runs."""
-
-SCHEMA = """
-CREATE TABLE meta (
-    key TEXT PRIMARY KEY, value TEXT NOT NULL, changed REAL NOT NULL,
-    version INTEGER NOT NULL DEFAULT 1, sent INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE trials (
-    number INTEGER PRIMARY KEY, cell TEXT NOT NULL, idx INTEGER NOT NULL, config TEXT NOT NULL, asked REAL NOT NULL,
-    status TEXT NOT NULL DEFAULT 'RUNNING', result TEXT, UNIQUE (cell, idx)
-);
-CREATE INDEX trials_by_status ON trials (status);
-CREATE TABLE segments (
-    trial INTEGER NOT NULL REFERENCES trials (number), from_step INTEGER NOT NULL, to_step INTEGER NOT NULL,
-    result TEXT NOT NULL, UNIQUE (trial, from_step)
-);
-CREATE TABLE runs (
-    trial INTEGER PRIMARY KEY, run_id TEXT, points INTEGER NOT NULL DEFAULT -1,
-    closed INTEGER NOT NULL DEFAULT 0, creating INTEGER NOT NULL DEFAULT 0
-);
-"""
-
-COLUMNS = {
-    "meta": {"key", "value", "changed", "version", "sent"},
-    "trials": {"number", "cell", "idx", "config", "asked", "status", "result"},
-    "segments": {"trial", "from_step", "to_step", "result"},
-    "runs": {"trial", "run_id", "points", "closed", "creating"},
-}
 
 UNSENT = """
 FROM trials LEFT JOIN runs ON runs.trial = trials.number
@@ -76,10 +40,6 @@ class RunState:
     """The trial has ended and all of it is there."""
     creating: bool = False
     """A run may have been made whose id was never learnt: look for its key before making another."""
-
-
-class LedgerUnwritable(OSError):
-    """The system did not let the ledger be written; what was committed before is safe."""
 
 
 class Note(NamedTuple):
@@ -110,8 +70,8 @@ class Ledger:
         if not path.exists():
             if not create:
                 raise ValueError(f"there must be a ledger at {path}, but there is none. Run `regatta search` first.")
-            _create(path)
-        return cls(path, _connect(path))
+            ledger_file.create(path)
+        return cls(path, connect(path))
 
     def __enter__(self) -> Ledger:
         return self
@@ -139,12 +99,12 @@ class Ledger:
             "value = excluded.value, changed = excluded.changed, version = version + 1 WHERE value != excluded.value"
         )
         with self._transaction():
-            self._db.execute(statement, (key, _encode(value), time.time()))
+            self._db.execute(statement, (key, encode(value), time.time()))
 
     def ask(self, trials: Sequence[Mapping[str, Any]]) -> None:
         """Commit configurations (`TrialConfig.to_json()`) before anything runs: all of them or none."""
         now = time.time()
-        rows = [(trial["number"], trial["cell"], trial["index"], _encode(trial), now) for trial in trials]
+        rows = [(trial["number"], trial["cell"], trial["index"], encode(trial), now) for trial in trials]
         with self._transaction():
             self._db.executemany("INSERT INTO trials (number, cell, idx, config, asked) VALUES (?, ?, ?, ?, ?)", rows)
 
@@ -153,7 +113,7 @@ class Ledger:
 
         The first result wins: false, and nothing is changed, if this stretch is there or the trial has ended.
         """
-        values = (segment["trial"], segment["from_step"], segment["to_step"], _encode(segment))
+        values = (segment["trial"], segment["from_step"], segment["to_step"], encode(segment))
         with self._transaction():
             if not self._running(segment["trial"]):
                 return False
@@ -207,7 +167,7 @@ class Ledger:
 
     def unreadable(self, why: str) -> str:
         """The sentence that refuses this ledger."""
-        return _unreadable(self.path, why)
+        return unreadable(self.path, why)
 
     def spent(self) -> tuple[int, float]:
         """Examples trained on, and seconds of workers, by all trials of the search; a verification does not count."""
@@ -289,7 +249,7 @@ class Ledger:
         return bool(row[0] == "RUNNING")
 
     def _end(self, result: Mapping[str, Any]) -> None:
-        values = (result["status"], _encode(result), result["number"])
+        values = (result["status"], encode(result), result["number"])
         self._db.execute("UPDATE trials SET status = ?, result = ? WHERE number = ?", values)
 
     def _trials(self, which: str, *values: int) -> Iterator[dict[str, Any]]:
@@ -332,110 +292,8 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
-            raise LedgerUnwritable(_unwritable(self.path, error)) from error
+            raise LedgerUnwritable(unwritable(self.path, error)) from error
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:
                 raise  # What was handed over breaks a rule of the tables; else a page is damaged.
             raise ValueError(self.unreadable(str(error))) from error
-
-
-@contextmanager
-def driver_lock(folder: Path) -> Iterator[None]:
-    """Be the only driver of a study. The lock goes with the process, however that ends.
-
-    Raises:
-        ValueError: if another driver has it, with its process id and host.
-    """
-    path = Path(folder) / "driver.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"{_holder(path)} is running this study. Wait until it has ended, or stop it first."
-            raise ValueError(message) from error
-        file.truncate(0)
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "time": time.strftime("%F %T")}, file)
-        file.flush()
-        yield
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']} (since {holder['time']})"
-    except (ValueError, KeyError, TypeError):
-        return "another process"  # it has the lock, but has not written its name yet
-
-
-def _create(path: Path) -> None:
-    """Make an empty ledger elsewhere and move it into place: a file that is there is a whole ledger, or damaged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        connection = sqlite3.connect(temporary, isolation_level=None)
-        try:
-            connection.execute(f"PRAGMA page_size = {PAGE}")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")
-            origin = {"id": uuid.uuid4().hex, "created": time.time()}
-            rows = [(key, _encode(value), time.time()) for key, value in origin.items()]
-            connection.executemany("INSERT INTO meta (key, value, changed) VALUES (?, ?, ?)", rows)
-        finally:
-            connection.close()
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """A connection to a ledger that has been looked over (`quick_check` reads every page once: 0.1 s for 100 MB)."""
-    size, log = path.stat().st_size, path.with_name(f"{path.name}-wal")
-    # SQLite fills up a page that is cut short; only a write-ahead log that is still to be replayed accounts for one.
-    if size == 0 or (size % PAGE and not (log.exists() and log.stat().st_size)):
-        raise ValueError(_unreadable(path, f"it ends after {size} bytes"))
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise ValueError(
-                f"the ledger {path} must be of version {SCHEMA_VERSION} at most, but it is of version {version}. "
-                "Update Regatta to continue this study."
-            )
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok" or version < SCHEMA_VERSION:
-            raise ValueError(_unreadable(path, verdict if verdict != "ok" else "it is not a ledger of Regatta"))
-        _refuse_other_tables(path, connection)
-        connection.execute("PRAGMA foreign_keys = ON")
-        # In WAL mode a commit survives the process without a flush to the disk for each.
-        connection.execute("PRAGMA synchronous = NORMAL")
-    except BaseException as error:
-        connection.close()
-        # Text that is no UTF-8 is told without a name of the error.
-        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "") in NO_ROOM:
-            raise LedgerUnwritable(_unwritable(path, error)) from error
-        if isinstance(error, sqlite3.DatabaseError | UnicodeDecodeError):
-            raise ValueError(_unreadable(path, str(error))) from error
-        raise
-    return connection
-
-
-def _refuse_other_tables(path: Path, connection: sqlite3.Connection) -> None:
-    for table, columns in COLUMNS.items():
-        lacking = columns - {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-        if lacking:
-            raise ValueError(_unreadable(path, f"its table `{table}` lacks {', '.join(sorted(lacking))}"))
-
-
-def _unwritable(path: Path, why: Exception) -> str:
-    remedy = "What was committed is safe: see to the disk, then run the same command again."
-    return f"the ledger {path} cannot be written ({why}). {remedy}"
-
-
-def _unreadable(path: Path, why: str) -> str:
-    remedy = "Restore it from a copy, or move the study's folder away to start anew."
-    return f"the ledger {path} cannot be read ({' '.join(why.split())}). {remedy}"
-
-
-def _encode(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from tracking.ledger import FILE
+from tracking.ledger_file import FILE
 
 
 def home() -> Path:
