@@ -95,6 +95,7 @@ class Display:
             ProgressBar(total=race.study.planned, completed=done, width=min(60, self._console.width)),
             Text(self.headline(race)),
             Text(leader(race)),
+            *([Text(rungs(race))] if race.study.at_rungs else []),
             grid(race),
         )
 
@@ -131,6 +132,12 @@ def leader(race: Race) -> str:
     rate = trial.params.get("learning_rate")
     at = "" if rate is None else f" at learning rate {rate:.3g}"
     return f"best so far: {race.study.space.metrics.objective} {result.value:.4g}, {trial.cell}{at}"
+
+
+def rungs(race: Race) -> str:
+    """How many trials have come to each rung, and how many of them have gone on."""
+    told = [f"{rung.came} came to {rung.progress:.0%}, {rung.gone_on} went on" for rung in race.study.at_rungs]
+    return f"rungs: {'; '.join(told)}"
 
 
 def examples_done(race: Race) -> int:

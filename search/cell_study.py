@@ -194,3 +194,17 @@ class CellStudy:
         """The complete trial with the best value, of the phases given or of all; ties go to the earlier one."""
         ranked = [rank for phase, rank in self._best.items() if not phases or phase in phases]
         return min(ranked, key=lambda rank: rank[:2])[2] if ranked else None
+
+
+@dataclass(slots=True)
+class TunedCell(CellStudy):
+    """A cell that proposes nothing itself: the trials of the whole study that lie in it."""
+
+    @property
+    def planned(self) -> int:
+        """Those asked: how many more will come, results decide."""
+        return len(self.asked)
+
+    def propose(self) -> tuple[Phase, dict[str, Any]] | None:
+        """Nothing."""
+        return None

@@ -42,6 +42,15 @@ class Standing:
     """Whether it waits at the last of these rungs."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """How many trials have come to one rung, and gone on from it."""
+
+    progress: float
+    came: int
+    gone_on: int
+
+
 def rungs(eta: int, count: int) -> list[float]:
     """Progress at which trials are compared: `count` shares of the budget, each `eta` times the one before."""
     return [float(eta) ** -k for k in range(count, 0, -1)]

@@ -13,6 +13,7 @@ import optuna
 from models.config import MetricsConfig
 from models.segment import SegmentResult
 from search.cell_study import CellStudy
+from search.promotion import Rung
 from search.space import Cell, SearchSpace
 from search.trial import Phase, TrialConfig, TrialResult
 
@@ -124,6 +125,11 @@ class Study:
     @property
     def known(self) -> list[str]:
         """What the study was told before it begins, a line each."""
+        return []
+
+    @property
+    def at_rungs(self) -> list[Rung]:
+        """How many trials have come to each rung, and gone on from it."""
         return []
 
     def given_up(self) -> list[int]:

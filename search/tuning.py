@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from optuna.trial import TrialState
@@ -13,12 +13,12 @@ from optuna.trial import TrialState
 from models.seeds import derive
 from models.segment import Point as Evaluation
 from models.segment import SegmentResult
-from search.cell_study import CellStudy
+from search.cell_study import TunedCell
 from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
 from search.ladder import Ladder
 from search.placing import enqueued
 from search.prior_points import Priors
-from search.promotion import Standing, bracket_of, last_chance, loss_at, rungs
+from search.promotion import Rung, Standing, bracket_of, last_chance, loss_at, rungs
 from search.samplers import (
     LEVELS,
     SEQUENCES,
@@ -42,20 +42,6 @@ AHEAD = 64
 """Points of a sequence among which those of one shape are looked for, to be trained side by side."""
 ROUNDS = 12
 """A sampler is asked for at most this part of all trials at once, so that it learns from results in between."""
-
-
-@dataclass(slots=True)
-class TunedCell(CellStudy):
-    """A cell that proposes nothing itself: the trials of the whole study that lie in it."""
-
-    @property
-    def planned(self) -> int:
-        """Those asked: how many more will come, results decide."""
-        return len(self.asked)
-
-    def propose(self) -> tuple[Phase, dict[str, Any]] | None:
-        """Nothing."""
-        return None
 
 
 class TuneStudy(Study):
@@ -333,6 +319,25 @@ class TuneStudy(Study):
     def resting(self) -> int:
         """How many trials wait at a rung."""
         return len(self._resting)
+
+    @property
+    def at_rungs(self) -> list[Rung]:
+        """All rungs, the lowest first."""
+        return [
+            Rung(
+                progress=progress,
+                came=sum(len(losses) > rung for losses in self._losses.values()),
+                gone_on=sum(self._went_on(number, rung) for number in self._losses),
+            )
+            for rung, progress in enumerate(self._rungs)
+        ]
+
+    def _went_on(self, number: int, rung: int) -> bool:
+        reached = len(self._losses[number])
+        if reached != rung + 1 or number not in self._trials:
+            return reached > rung + 1
+        result = self._result(self._trials[number])
+        return number not in self._resting and (result is None or result.status == "COMPLETE")
 
     @property
     def planned(self) -> int:

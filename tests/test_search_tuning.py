@@ -16,6 +16,7 @@ from search_parts import result_of, space
 from models.config import TrainConfig
 from models.segment import Segment, SegmentResult
 from models.train import train_segment
+from pipelines.display import rungs as rungs_line
 from search.config import LearningRateConfig, PromotionConfig
 from search.executors import SerialExecutor
 from search.joint import JointSpace
@@ -211,8 +212,13 @@ def test_a_third_of_the_trials_goes_on_and_the_rest_ends_at_the_rung(tmp_path: P
     with racing(tmp_path / "study", trained()) as (race, executor):
         go(race, executor)
         assert race.is_over and not race.waiting
+        (rung,) = race.study.at_rungs
+        with_display = rungs_line(race)
     found = Counter(outcome(tmp_path / "study"))
     assert found["COMPLETE", 72] >= 3
+    assert rung.progress == pytest.approx(1 / 3) and rung.gone_on == found["COMPLETE", 72]
+    assert found["COMPLETE", 72] + found["PRUNED", 24] <= rung.came <= 9
+    assert with_display == f"rungs: {rung.came} came to 33%, {rung.gone_on} went on"
     assert found["COMPLETE", 72] + found["PRUNED", 24] + sum(n for (s, _), n in found.items() if s == "DIVERGED") == 9
 
 
