@@ -23,9 +23,10 @@ from search.audit import audit, summary
 from search.calibration import calibrate
 from search.cluster import connected, dashboard_address
 from search.executors import DaskExecutor, Executor
+from search.failure import SearchFailed
 from search.gains import measure
 from search.objectives import study_of
-from search.race import Race, SearchFailed
+from search.race import Race
 from search.study import Study
 from tracking.place import study_folder
 from tracking.tables import write_tables

@@ -22,8 +22,9 @@ from pipelines.studies import ledger_of, recipe_of
 from search.checkpoints import discard
 from search.cluster import connected
 from search.executors import DaskExecutor, Executor
+from search.failure import SearchFailed
 from search.gains import measure
-from search.race import Race, SearchFailed
+from search.race import Race
 from search.standings import Outcome, Standing, judge, ties
 from search.trial import recorded
 from search.verification import SEEDS, TOP, Verification, is_tested, on_test_split

@@ -16,8 +16,9 @@ from models.seeds import derive
 from models.segment import Segment, SegmentResult
 from search.checkpoints import sweep
 from search.executors import Executor
+from search.failure import SearchFailed
 from search.gains import Gains, measure
-from search.race import Race, SearchFailed
+from search.race import Race
 from search.space import SearchSpace
 from search.study import Study
 from tracking.ledger import Ledger

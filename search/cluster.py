@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
@@ -22,6 +22,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlu
 from distributed.utils import LoopRunner
 
 from search.cluster_config import TLS, ClusterConfig
+from search.failure import SearchFailed
 from search.installation import FACTS, PACKAGES, differences
 
 LOOPBACK = "127.0.0.1"
@@ -144,6 +145,7 @@ def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
 
     Raises:
         ValueError: if the scheduler cannot be reached, has no workers, or has workers with other packages.
+        SearchFailed: if a worker of this machine does not come up.
     """
     setup = WorkerSetup(paths, None, config.stall_seconds)
     with dask.config.set({**SETTINGS, "distributed.scheduler.worker-ttl": heartbeat_limit(config.stall_seconds)}):
@@ -153,8 +155,17 @@ def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
         else:
             workers = _local_workers(config)
             setup.threads = max(1, cores_allowed() // len(workers))
-            with _local(workers, dashboard=config.dashboard) as cluster, Client(cluster) as client:
-                yield _checked(client, setup)
+            with ExitStack() as stack:
+                try:
+                    cluster = stack.enter_context(_local(workers, dashboard=config.dashboard))
+                    client = _checked(stack.enter_context(Client(cluster)), setup)
+                except (RuntimeError, OSError) as error:
+                    raise SearchFailed(f"A worker died while it started ({_first_line(error)}).") from error
+                yield client
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def examined(address: str) -> dict[str, tuple[list[str], float]]:

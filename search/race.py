@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from models.segment import Segment, SegmentResult
 from search.checkpoints import discard, sweep
 from search.executors import Executor
+from search.failure import SearchFailed
 from search.gains import Gains
 from search.packing import pack, spread
 from search.study import Study
@@ -28,10 +29,6 @@ OVERHEAD = 20.0
 """A segment trains at least this many times as long as the one before spent on set-up, validation and checkpoint."""
 INFRASTRUCTURE = ("lost_worker", "checkpoint")
 """Reasons of a failure that is not the trial's own: it is tried again, once."""
-
-
-class SearchFailed(RuntimeError):
-    """The search cannot go on; what it has done so far is in the ledger."""
 
 
 @dataclass(slots=True)

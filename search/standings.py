@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from search.failure import SearchFailed
 from search.gains import Kind
-from search.race import SearchFailed
 from search.trial import TrialResult
 from search.verification import Finalist, Verification, came_to, deviation
 from tracking.analysis.convergence import PER_STEP

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from faulty_searches import FAULTS, ONCE, SECONDS, curve, outcome, search, trials, undisturbed
@@ -16,6 +19,7 @@ from models.process import put_back
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
 from search.executors import DaskExecutor
+from search.failure import SearchFailed
 
 SHARE = {resource.RLIMIT_RSS: 1_600_000_000}
 """What Dask takes for the machine's memory; the system itself does not enforce it."""
@@ -101,6 +105,30 @@ def test_what_kills_its_worker_before_any_training_is_a_sentence() -> None:
         pytest.raises(ValueError, match=r"`os\._exit` must leave its worker .* so: (exit code 3|nobody knows how)\."),
     ):
         DaskExecutor(client).call("os._exit", 3)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_it_starts_is_a_sentence() -> None:
+    over = threading.Event()
+
+    def hunt() -> None:
+        while not over.wait(0.05):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if any("spawn_main" in word for word in child.cmdline()):
+                        child.kill()
+
+    hunter = threading.Thread(target=hunt)
+    hunter.start()
+    try:
+        with (
+            pytest.raises(SearchFailed, match=r"A worker died while it started \(.+\)\."),
+            connected(ClusterConfig(workers=1, dashboard=False), paths=[]),
+        ):
+            pass
+    finally:
+        over.set()
+        hunter.join()
 
 
 def test_a_block_leaves_folder_environment_type_and_gradients_as_they_were(

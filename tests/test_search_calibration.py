@@ -12,7 +12,7 @@ from search_parts import space
 
 from search.calibration import SEEDS, calibrate, reference_of, seeded
 from search.executors import SerialExecutor
-from search.race import SearchFailed
+from search.failure import SearchFailed
 from search.space import SearchSpace
 from search.study import Study
 

@@ -15,7 +15,8 @@ from search_parts import ONE_TO_NINE, changed, space
 
 from models.segment import Segment, SegmentResult
 from search.executors import SerialExecutor
-from search.race import FAILURES, Race, SearchFailed
+from search.failure import SearchFailed
+from search.race import FAILURES, Race
 from search.space import SearchSpace
 from search.study import Study
 from tracking.ledger import Ledger

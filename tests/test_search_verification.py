@@ -14,8 +14,9 @@ from search_parts import ONE_TO_NINE, changed, result_of, space
 
 from models.segment import Segment
 from search.executors import SerialExecutor
+from search.failure import SearchFailed
 from search.gains import Gains
-from search.race import Race, SearchFailed
+from search.race import Race
 from search.space import SearchSpace
 from search.standings import Outcome, judge
 from search.study import Study

@@ -1,0 +1,7 @@
+"""What ends a search that did nothing wrong itself."""
+
+from __future__ import annotations
+
+
+class SearchFailed(RuntimeError):
+    """The search cannot go on; what it has done so far is in the ledger."""
