@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.config import TrainConfig
+from models.plain import misfit
 
 Fit = Literal["train", "all"]
 Ending = Literal["COMPLETE", "PAUSED", "DIVERGED", "OOM", "TIMEOUT", "FAILED", "MISTAKE"]
@@ -54,8 +55,12 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """The job that `write` wrote."""
-        values = json.loads(path.read_text(encoding="utf-8"))
+        """The job that `write` wrote.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        values = _values(path, cls)
         return cls(**{**values, "config": TrainConfig.from_json(values["config"])})
 
     def settings(self) -> dict[str, Any]:
@@ -101,10 +106,14 @@ class Outcome:
 
     @classmethod
     def read(cls, folder: Path) -> Outcome | None:
-        """The outcome that `write` wrote; None if the last call has not got that far."""
+        """The outcome that `write` wrote; None if the last call has not got that far.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
         if not (folder / OUTCOME).exists():
             return None
-        values = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+        values = _values(folder / OUTCOME, cls)
         factors = values["factors"]
         return cls(**{**values, "factors": None if factors is None else Factors(**factors)})
 
@@ -178,8 +187,37 @@ def write_curve(path: Path, points: Sequence[Mapping[str, float]]) -> None:
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:
-    """The evaluations that `write_curve` wrote; none if there is no such file."""
+    """The evaluations that `write_curve` wrote; none if there is no such file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{name: float(text) for name, text in row.items() if text != ""} for row in csv.DictReader(file)]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(_damaged(path, str(error))) from error
+    if not all("step" in row for row in rows):
+        raise ValueError(_damaged(path, "a line has no `step`"))
+    return rows
+
+
+def _values(path: Path, cls: type[Job | Outcome]) -> dict[str, Any]:
+    """The plain values of a file that `write` wrote."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_damaged(path, str(error))) from error
+    if (why := misfit(cls, values)) is not None:
+        raise ValueError(_damaged(path, why))
+    found: dict[str, Any] = values
+    return found
+
+
+def _damaged(path: Path, why: str) -> str:
+    return (
+        f"{path} must be as a production training has left it, but is damaged ({' '.join(why.split())}). Move the "
+        "folder that it is in away, and train anew."
+    )
