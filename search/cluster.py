@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from asyncio import AbstractEventLoop
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -19,6 +20,7 @@ from typing import Any
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
+from distributed.comm.core import CommClosedError
 from distributed.utils import LoopRunner
 
 from search.cluster_config import TLS, ClusterConfig
@@ -160,12 +162,9 @@ def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
                     cluster = stack.enter_context(_local(workers, dashboard=config.dashboard))
                     client = _checked(stack.enter_context(Client(cluster)), setup)
                 except (RuntimeError, OSError) as error:
-                    raise SearchFailed(f"A worker died while it started ({_first_line(error)}).") from error
+                    why = (str(error) or type(error).__name__).splitlines()[0]
+                    raise SearchFailed(f"A worker died while it started ({why}).") from error
                 yield client
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def examined(address: str) -> dict[str, tuple[list[str], float]]:
@@ -263,7 +262,14 @@ def _deaf_loop() -> LoopRunner:
         runner.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    runner.loop.asyncio_loop.set_exception_handler(_unless_closed)
     return runner
+
+
+def _unless_closed(loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell what nobody asked after, but for a connection that was closed: the death of a worker is told elsewhere."""
+    if not isinstance(context.get("exception"), CommClosedError):
+        loop.default_exception_handler(context)
 
 
 def _free_port(wanted: int) -> int:
