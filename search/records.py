@@ -31,6 +31,9 @@ NOTES: Mapping[str, type] = {
 """What a note holds, where there is one."""
 FROM_THE_START = ("id", "created")
 """Notes that every ledger has."""
+ABSENT = object()
+NEVER_NULL = ("recipe", "study", "experiment", "space", "params", "tags", "view", "bounds", "metrics", "knowledge")
+"""Notes that hold something, where there are any."""
 
 
 def examine(ledger: Ledger) -> None:
@@ -112,8 +115,10 @@ def _lost(ledger: Ledger, trials: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _wrong_with_notes(ledger: Ledger) -> Iterator[str]:
     for name, kind in NOTES.items():
-        found = ledger.meta(name)
-        if type(found) is not kind and (found is not None or name in FROM_THE_START):
+        found = ledger.meta(name, ABSENT if name in NEVER_NULL else None)
+        if found is ABSENT:
+            continue
+        if type(found) is not kind and (found is not None or name in (*FROM_THE_START, *NEVER_NULL)):
             yield f"its note `{name}` is damaged"
     if not all(map(_is_pair, (ledger.meta("bounds") or {}).values())):
         yield "its note `bounds` is damaged"

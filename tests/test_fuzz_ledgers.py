@@ -22,6 +22,7 @@ from pipelines.stages import REPORT, SEARCH
 from pipelines.studies import ledger_of, recipe_of
 from search.objectives import study_of
 from search.race import Race
+from search.records import NEVER_NULL
 from search.trial import recorded, summarise
 from search.verification import Verification
 from tracking.analysis.data import load
@@ -218,6 +219,17 @@ def test_any_of_many_damaged_ledgers_is_refused_or_used(
     sound: Path, damage: Callable[[Path], None], reader: str
 ) -> None:
     check(sound, damage, reader)
+
+
+@pytest.mark.parametrize("name", NEVER_NULL)
+def test_a_note_that_was_emptied_is_refused(sound: Path, name: str) -> None:
+    folder = study_folder(RECIPE.study_name)
+    folder.mkdir(parents=True)
+    shutil.copyfile(sound, folder / FILE)
+    with contextlib.closing(sqlite3.connect(folder / FILE, isolation_level=None)) as database:
+        database.execute("INSERT OR REPLACE INTO meta (key, value, changed) VALUES (?, 'null', 1.0)", (name,))
+    with pytest.raises(ValueError, match=f"its note `{name}` is damaged"):
+        sync(folder)
 
 
 @pytest.mark.parametrize("reader", READERS)
