@@ -1,29 +1,26 @@
-"""The study of `tune` with objectives of its own: several at once, or the way to a target; fronts at every rung.
+"""The study of `tune` with objectives of its own: several at once, or the way to a target.
 
-At a rung, trials of a group are sorted into non-dominated layers, and within a layer the least crowded go first. A
-target that a trial has not reached is censored there and at the end: it comes after all that have reached it, in the
-order of the metric. A sampler is told so by a constraint that such a trial breaks, the more the further behind it is;
-never by a number in place of the one that is lacking.
+A target that a trial has not reached is censored: it comes after all that have reached it, in the order of the metric.
+A sampler is told so by a constraint that such a trial breaks, the more the further behind it is; never by a number in
+place of the one that is lacking.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from optuna.trial import TrialState
 
-from models.segment import Point as Evaluation
-from search.promotion import Standing, promoted
+from search.config import PromotionConfig
 from search.samplers import SEQUENCES, Asker, Known, sampler_of, state_of
+from search.scored_rungs import ScoredRungs
 from search.space import SearchSpace
 from search.study import Study
 from search.trial import TrialConfig, TrialResult
 from search.tuning import TuneStudy
-from tracking.analysis.convergence import first_hit
 from tracking.analysis.objectives import TO_TARGET, score_of
 from tracking.analysis.pareto import Score, arranged, distances, front
 from tracking.projection import TO_TARGET as HITS
@@ -34,6 +31,8 @@ Pair = tuple[TrialConfig, TrialResult]
 class ObjectiveStudy(TuneStudy):
     """Judges by `search.objectives`; where there are several, it looks for the front."""
 
+    _rungs: ScoredRungs
+
     def __init__(self, space: SearchSpace) -> None:
         """Lay it out.
 
@@ -41,10 +40,15 @@ class ObjectiveStudy(TuneStudy):
             ValueError: if there is no such sampler, or if it cannot do with several objectives.
         """
         super().__init__(space)
-        self.objectives = tuple(space.search.objectives or (space.metrics.objective,))
-        self._scores: dict[int, list[Score]] = {}
-        """What each trial came to at the rungs that it has reached."""
         self._check_sampler()
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What it looks for, the first one first."""
+        return tuple(self.space.search.objectives or (self.space.metrics.objective,))
+
+    def _rungs_of(self, promotion: PromotionConfig) -> ScoredRungs:
+        return ScoredRungs(promotion, self.objectives)
 
     def _check_sampler(self) -> None:
         """Ask a sampler once, for only then it says whether it takes several objectives."""
@@ -74,33 +78,7 @@ class ObjectiveStudy(TuneStudy):
         row = {"value": result.value, "seconds": result.seconds, **hit}
         return score_of(row, self.objectives, self.space.metrics.direction)
 
-    def _take_rungs(self, number: int, curve: Sequence[Evaluation], goals: Sequence[int]) -> None:
-        super()._take_rungs(number, curve, goals)
-        # As `loss_at` looks: up to the first evaluation at the rung, or past it where none falls on it.
-        ends = [next(index for index, point in enumerate(curve, 1) if point["step"] >= goal) for goal in goals]
-        self._scores[number] = [
-            self._score_at(curve[:end], loss) for end, loss in zip(ends, self._losses[number], strict=True)
-        ]
-
-    def _score_at(self, curve: Sequence[Evaluation], loss: float) -> Score:
-        """What a trial has come to at a rung: compared at equal progress, so that seconds so far stand for its cost."""
-        metrics = self.space.metrics
-        row: dict[str, Any] = {"seconds": curve[-1].get("seconds")}
-        if metrics.target is not None:
-            direction = metrics.target_direction or metrics.direction
-            hit = first_hit(curve, metric=metrics.target_name, target=metrics.target, direction=direction)
-            row |= {name: None if hit is None else getattr(hit, axis) for axis, name in _OF_HIT.items()}
-        sign = -1.0 if self._maximize else 1.0
-        return score_of({**row, "value": sign * loss}, self.objectives, metrics.direction)
-
-    # -- rungs and proposals
-
-    def _chosen(self) -> list[int]:
-        # One result can move the places of all others: there is no order to be kept.
-        return promoted(self._standings(), rule=self.space.search.promotion.rule, eta=self.space.search.promotion.eta)
-
-    def _standings(self) -> list[Standing]:
-        return placed(super()._standings(), self._scores)
+    # -- proposals
 
     def _asker(self, sampler: Any) -> Asker:
         alone = not self.several and self.objectives[0] == self.space.metrics.objective
@@ -111,7 +89,7 @@ class ObjectiveStudy(TuneStudy):
         """Every trial as its sampler is to see it: with its values where it has them all, else by its place."""
         places = self._places()
         for number, trial in self._trials.items():
-            result, rungs = self._result(trial), self._scores.get(number, [])
+            result, rungs = self._result(trial), self._rungs.scores(number)
             values = self._values(result, rungs)
             place = places.get(number, len(self._trials))
             state = state_of(result, waits=bool(rungs)) if values is None else TrialState.COMPLETE
@@ -140,7 +118,7 @@ class ObjectiveStudy(TuneStudy):
         """Trials by number, each with its place among all: what has arrived first, and what has got further."""
         classes: defaultdict[tuple[bool, float], dict[int, Score]] = defaultdict(dict)
         for number, trial in self._trials.items():
-            result, rungs = self._result(trial), self._scores.get(number, [])
+            result, rungs = self._result(trial), self._rungs.scores(number)
             if result is not None and result.status == "COMPLETE":
                 score = self.score(result)
                 classes[not score.arrived, -math.inf][number] = score
@@ -188,28 +166,6 @@ class ObjectiveStudy(TuneStudy):
             for score, far, (trial, _) in zip(scores, apart, pairs, strict=True)
         ]
         return [pairs[index] for index in sorted(range(len(pairs)), key=keys.__getitem__)]
-
-
-_OF_HIT = {"step": "steps_to_target", "examples": "examples_to_target", "seconds": "seconds_to_target"}
-"""Fields of a hit to the objectives that they are."""
-
-
-def placed(standings: Iterable[Standing], scores: Mapping[int, Sequence[Score]]) -> list[Standing]:
-    """The standings with each loss replaced by the trial's place among those it is compared with at that rung.
-
-    A trial that broke before a rung keeps its infinity.
-    """
-    given = list(standings)
-    here: defaultdict[tuple[str, int, int], list[int]] = defaultdict(list)
-    for index, one in enumerate(given):
-        for rung, loss in enumerate(one.losses):
-            if math.isfinite(loss):
-                here[one.group, one.bracket, rung].append(index)
-    places = [list(one.losses) for one in given]
-    for (_, _, rung), members in here.items():
-        for place, index in enumerate(arranged([scores[given[member].number][rung] for member in members])):
-            places[members[index]][rung] = float(place)
-    return [replace(one, losses=losses) for one, losses in zip(given, places, strict=True)]
 
 
 def study_of(space: SearchSpace) -> Study:

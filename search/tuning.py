@@ -1,4 +1,4 @@
-"""The study of the strategy `tune`: one sampler over the whole grid, and rungs at which trials wait for promotion."""
+"""The study of the strategy `tune`: one sampler over the whole grid; its trials wait at rungs for promotion."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from optuna.trial import TrialState
 
 from models.seeds import derive
-from models.segment import Point as Evaluation
 from models.segment import SegmentResult
 from search.cell_study import TunedCell
+from search.config import PromotionConfig
 from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
-from search.ladder import Ladder
 from search.placing import enqueued
 from search.prior_points import Priors
-from search.promotion import Rung, Standing, bracket_of, last_chance, loss_at, rungs
+from search.promotion import Rung
+from search.rungs import Rungs
 from search.samplers import (
     LEVELS,
     SEQUENCES,
@@ -66,18 +66,15 @@ class TuneStudy(Study):
         self._enqueued = enqueued(self.joint, search.enqueue)
         self._earlier = [Known(state=TrialState.COMPLETE, **known) for known in space.knowledge.results]
         self._maximize = space.metrics.direction == "max"
-        self._rungs = [] if search.promotion.rule == "none" else rungs(search.promotion.eta, search.promotion.rungs)
-        self._ladder = Ladder(rule=search.promotion.rule, eta=search.promotion.eta)
+        self._rungs = self._rungs_of(search.promotion)
         self._trials: dict[int, TrialConfig] = {}
         self._seen: set[str] = set()
-        self._losses: dict[int, list[float]] = {}
-        """What each trial came to at the rungs that it has reached, smaller is better."""
-        self._resting: set[int] = set()
-        self._passed: dict[int, int] = {}
-        """At how many rungs a trial need not wait any more."""
         self._exhausted = False
         self._ahead: deque[Point] | None = None
         """What is still to come of the sequence."""
+
+    def _rungs_of(self, promotion: PromotionConfig) -> Rungs:
+        return Rungs(promotion)
 
     @property
     def known(self) -> list[str]:
@@ -190,9 +187,7 @@ class TuneStudy(Study):
         sign = -1.0 if self._maximize else 1.0
         for number, trial in self._trials.items():
             result = self._result(trial)
-            losses = {
-                rung: sign * loss for rung, loss in enumerate(self._losses.get(number, ())) if math.isfinite(loss)
-            }
+            losses = {rung: sign * loss for rung, loss in enumerate(self._rungs.losses(number)) if math.isfinite(loss)}
             state = state_of(result, waits=bool(losses))
             yield Known(
                 point=trial.point,
@@ -209,8 +204,7 @@ class TuneStudy(Study):
 
     def until(self, trial: TrialConfig, progress: float) -> float:
         """The next rung at which the trial is compared, or its end."""
-        bracket = self._bracket(trial)
-        return next((rung for rung in self._rungs[bracket:] if rung > progress + 1e-9), 1.0)
+        return self._rungs.until(trial, progress)
 
     @property
     def rescales(self) -> bool:
@@ -219,80 +213,30 @@ class TuneStudy(Study):
 
     def reaches(self, trial: TrialConfig, segments: Sequence[SegmentResult]) -> bool:
         """Take in what a trial has come to; whether it waits at a rung now."""
-        last = segments[-1]
-        curve = [point for segment in segments for point in segment.curve]
-        # As `Plan.end_of` has them.
-        goals = [round(rung * last.total_steps) for rung in self._rungs] if last.total_steps else []
-        evaluated = [point["step"] for point in curve] or [0.0]
-        self._take_rungs(trial.number, curve, [goal for goal in goals if evaluated[-1] >= goal])
-        reached = len(self._losses[trial.number])
-        # Where it was let past this rung before (having trained on from it shows that too), a pause has other reasons.
-        before = sum(any(goal <= step <= last.from_step for step in evaluated) for goal in goals)
-        passed = max(self._bracket(trial), self._passed.get(trial.number, 0), before)
-        waits = last.status == "PAUSED" and reached > passed
-        if waits:
-            self._resting.add(trial.number)
-        self._place(trial.number)
-        return waits
-
-    def _take_rungs(self, number: int, curve: Sequence[Evaluation], goals: Sequence[int]) -> None:
-        """Note what a trial came to at the rungs that it has reached, by their steps."""
-        self._losses[number] = [loss_at(curve, goal, self.space.metrics) for goal in goals]
-
-    def _bracket(self, trial: TrialConfig) -> int:
-        promotion = self.space.search.promotion
-        return bracket_of(promotion.rule, trial.number, eta=promotion.eta, count=len(self._rungs))
+        return self._rungs.reaches(trial, segments, self.space.metrics)
 
     def promoted(self, *, idle: bool) -> list[int]:
         """Trials that go on now; `idle`: nothing else is left to do."""
-        if not self._resting:
-            return []
-        found = self._chosen()
-        if not found and idle:
-            found = last_chance(self._standings(), eta=self.space.search.promotion.eta)
-        self._resting.difference_update(found)
-        self._passed |= {number: len(self._losses[number]) for number in found}
-        for number in found:
-            self._place(number)
-        return found
-
-    def _chosen(self) -> list[int]:
-        """Trials that the rule lets go on now."""
-        return self._ladder.promoted()
-
-    def _place(self, number: int) -> None:
-        """Note where a trial stands now."""
-        if number in self._trials and number in self._losses:
-            self._ladder.put(self._standing(self._trials[number]))
-
-    def _standings(self) -> list[Standing]:
-        return [self._standing(trial) for trial in self._trials.values() if trial.number in self._losses]
-
-    def _standing(self, trial: TrialConfig) -> Standing:
-        return Standing(
-            number=trial.number,
-            group="/".join(str(trial.params[axis]) for axis in self.space.search.promotion.within),
-            bracket=self._bracket(trial),
-            losses=tuple(self._losses[trial.number]),
-            resting=trial.number in self._resting,
-        )
+        return self._rungs.promoted(idle=idle)
 
     def given_up(self) -> list[int]:
         """Trials that will never go on: they end where they are."""
-        found = sorted(self._resting)
-        self._resting.clear()
-        for number in found:
-            self._place(number)
-        return found
+        return self._rungs.given_up()
 
     def tell(self, trial: TrialConfig, result: TrialResult) -> None:
-        """Take in a result; a trial that broke before a rung counts there as the worst."""
+        """Take in a result."""
         super().tell(trial, result)
-        self._resting.discard(trial.number)
-        losses = self._losses.setdefault(trial.number, [])
-        if result.status not in ("COMPLETE", "PRUNED") and len(losses) < len(self._rungs):
-            losses.append(math.inf)
-        self._place(trial.number)
+        self._rungs.ended(trial, result)
+
+    @property
+    def resting(self) -> int:
+        """How many trials wait at a rung."""
+        return self._rungs.resting
+
+    @property
+    def at_rungs(self) -> list[Rung]:
+        """All rungs, the lowest first."""
+        return self._rungs.counts
 
     # -- how far
 
@@ -314,30 +258,6 @@ class TuneStudy(Study):
     def first_by_kind(self) -> dict[tuple[int, str], int]:
         """The same: a sequence is all known at once, and a sampler is asked for a batch at a time."""
         return self.planned_by_kind()
-
-    @property
-    def resting(self) -> int:
-        """How many trials wait at a rung."""
-        return len(self._resting)
-
-    @property
-    def at_rungs(self) -> list[Rung]:
-        """All rungs, the lowest first."""
-        return [
-            Rung(
-                progress=progress,
-                came=sum(len(losses) > rung for losses in self._losses.values()),
-                gone_on=sum(self._went_on(number, rung) for number in self._losses),
-            )
-            for rung, progress in enumerate(self._rungs)
-        ]
-
-    def _went_on(self, number: int, rung: int) -> bool:
-        reached = len(self._losses[number])
-        if reached != rung + 1 or number not in self._trials:
-            return reached > rung + 1
-        result = self._result(self._trials[number])
-        return number not in self._resting and (result is None or result.status == "COMPLETE")
 
     @property
     def planned(self) -> int:

@@ -15,9 +15,10 @@ from test_search_tuning import go, racing, trained, tuned
 
 from models.segment import SegmentResult
 from search.config import PromotionConfig
-from search.objectives import ObjectiveStudy, placed, study_of
+from search.objectives import ObjectiveStudy, study_of
 from search.promotion import Standing, promoted
 from search.samplers import sampler_of
+from search.scored_rungs import placed
 from search.space import SearchSpace
 from search.study import Study
 from search.trial import TrialConfig, TrialResult, recorded
@@ -212,7 +213,7 @@ def test_a_rung_between_two_evaluations_takes_the_later_one() -> None:
     points = [{"step": 40.0, "examples": 640.0, "seconds": 1.0, "val_loss": 0.4}]
     known = {"from_step": 0, "to_step": 40, "total_steps": 90, "status": "PAUSED", "curve": points}
     assert study.reaches(trial, [SegmentResult(trial=trial.number, **known)])  # type: ignore[arg-type]
-    assert study._scores[trial.number] == [Score((0.4, 640.0), 0.4)]
+    assert study._rungs.scores(trial.number) == [Score((0.4, 640.0), 0.4)]
 
 
 def test_several_objectives_with_promotion_come_to_the_same_when_left_in_the_middle_of_a_rung(tmp_path: Path) -> None:
