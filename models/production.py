@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from models.attached import lightning_callback
 from models.build import ConfigError
 from models.checkpoint import CheckpointError
-from models.conductor import lightning_callback
 from models.config import TrainConfig
 from models.fingerprint import fingerprint
 from models.job import LAST, Factors, Job, Outcome, factors

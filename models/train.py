@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from models import lean, optimizers, rng
+from models.attached import checkpoint_plugin, lightning_callback
 from models.blame import told
 from models.build import ConfigError, build, find_class, lightning_of
 from models.checkpoint import CheckpointError
-from models.conductor import Conductor, checkpoint_plugin, lightning_callback
+from models.conductor import Conductor
 from models.config import OWN_OPTIMIZER, TrainConfig
 from models.machine import machine_tags
 from models.plan import Plan, plan_training

@@ -15,7 +15,7 @@ from pipelines.increments import is_increment, resolved
 from pipelines.options import parse
 from pipelines.overrides import apply
 from pipelines.recipe_file import DEFAULT, RecipeError, draft_of, error_of, read_config
-from pipelines.schema import build, shown
+from pipelines.schema import build, shown, under
 from pipelines.yaml_source import BAD, Draft, Mistake, write_yaml
 from search.cluster_config import ClusterConfig
 from search.config import SearchConfig
@@ -57,7 +57,7 @@ class Recipe:
                 yield from rules.mistakes_of_name(name, value)
         for section in _sections(Recipe):
             found = attrgetter(section)(self).mistakes()
-            yield from (rules.under(section, sentence) for sentence in found)
+            yield from (under(section, sentence) for sentence in found)
         yield from rules.mistakes_of_data(self.data)
         yield from rules.mistakes_of_grid(self.search, self.training)
         yield from rules.mistakes_of_knowledge(self.search)

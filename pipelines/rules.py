@@ -1,20 +1,19 @@
-"""The rules between the sections of a recipe, and those of optimizers, schedules and ranges in it: a sentence each."""
+"""The rules between the sections of a recipe, and those of optimizers and schedules in it: a sentence each."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from models import optimizers, schedules
 from models.config import OWN_OPTIMIZER, ClassConfig, DataConfig, MetricsConfig, TrainingConfig
-from pipelines.schema import build
-from search.config import RangeConfig, SearchConfig
+from pipelines.range_rules import ends_of, mistakes_of_axis, mistakes_of_range, mistakes_of_type
+from pipelines.schema import under
+from search.config import SearchConfig
 from search.space import COUPLED, TRAINING_PARAMETERS, adam_sde, learning_rate_range
 from tracking.analysis.objectives import COLUMNS, COST, TO_TARGET
 
-_RANGE_KEYS = frozenset(field.name for field in dataclasses.fields(RangeConfig))
 _TREES = ("model.init_args.", "data.init_args.")
 _OF_OPTIMIZER = ("warmup", "weight_decay")
 """Fields of `training` that go into the optimizer and schedule which Regatta builds."""
@@ -35,11 +34,6 @@ def mistakes_of_name(field: str, value: str) -> Iterator[str]:
             f"`{field}` must be 1 to 64 lower-case letters, digits, `.`, `_` or `-`, beginning with a letter or digit, "
             f"but got {value!r}. It names a folder."
         )
-
-
-def under(prefix: str, sentence: str) -> str:
-    """The sentence with its first name in backticks made a part of `prefix`."""
-    return re.sub(r"`([^`]+)`", lambda match: f"`{prefix}.{match[1]}`", sentence, count=1)
 
 
 def mistakes_of_data(data: DataConfig) -> Iterator[str]:
@@ -89,11 +83,11 @@ def mistakes_of_grid(search: SearchConfig, training: TrainingConfig) -> Iterator
     if odd:
         yield f"`search.batch_sizes` must be divisible by `training.accumulate` ({parts}), but got {odd}."
     yield from _mistakes_of_rescaling(search)
-    broken = list(_mistakes_of_axis("search.optimizers", search.optimizers, optimizers.mistakes))
+    broken = list(mistakes_of_axis("search.optimizers", search.optimizers, optimizers.mistakes))
     yield from broken
     if search.learning_rate.rule == "adam_sde" and not broken:
         yield from _mistakes_of_coupling(search)
-    yield from _mistakes_of_axis("search.schedules", search.schedules, schedules.mistakes)
+    yield from mistakes_of_axis("search.schedules", search.schedules, schedules.mistakes)
     yield from _mistakes_of_rates(search)
     if OWN_OPTIMIZER not in search.optimizers:
         return
@@ -181,53 +175,6 @@ def _mistakes_of_own(search: SearchConfig, training: TrainingConfig) -> Iterator
             yield f"`search.parameters.training.{name}` {rule}. Search `model.init_args` instead."
 
 
-def _mistakes_of_axis(
-    where: str, axis: Mapping[str, Mapping[str, Any]], check: Callable[..., Iterator[str]]
-) -> Iterator[str]:
-    for name, args in axis.items():
-        place = f"{where}.{name}"
-        ranges = {key: value for key, value in args.items() if isinstance(value, Mapping) and _RANGE_KEYS & set(value)}
-        broken = {key: list(mistakes_of_range(value, f"{place}.{key}")) for key, value in ranges.items()}
-        for sentences in broken.values():
-            yield from sentences
-        fixed = {key: value for key, value in args.items() if key not in ranges}
-        ends = {key: ends_of(value) for key, value in ranges.items() if not broken[key]}
-        # A rule broken at both ends is one mistake, and so is one that no range has part in.
-        found = (sentence for point in _points(fixed, ends) for sentence in check(name, point, where=place))
-        yield from dict.fromkeys(found)
-
-
-def _points(fixed: Mapping[str, Any], ends: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Arguments at which a rule would break if it breaks anywhere: every end once, the others at their first."""
-    first = {**fixed, **{key: values[0] for key, values in ends.items()}}
-    yield first
-    for key, values in ends.items():
-        yield from ({**first, key: value} for value in values[1:])
-
-
-def ends_of(value: Mapping[str, Any]) -> list[Any]:
-    """The values of a sound range that rules are checked at: its bounds and one step, or its choices."""
-    extent = RangeConfig(**value)
-    if extent.values is not None:
-        return list(extent.values)
-    assert extent.low is not None and extent.high is not None, "a sound range has bounds"
-    return [extent.low, extent.high, *([] if extent.step is None else [extent.low + extent.step])]
-
-
-def mistakes_of_range(value: Any, name: str) -> Iterator[str]:
-    """Yield a sentence for every rule that a range breaks, its type included."""
-    # Not what `build` makes: there whole numbers become floats, and here they make a range of whole numbers.
-    yield from _mistakes_of_type(RangeConfig, value, name) or (
-        under(name, sentence) for sentence in RangeConfig(**value).mistakes()
-    )
-
-
-def _mistakes_of_type(annotation: Any, value: Any, name: str) -> list[str]:
-    found: list[str] = []
-    build(annotation, value, name, lambda _, sentence: found.append(sentence))
-    return found
-
-
 def mistakes_of_parameters(search: SearchConfig, model: ClassConfig, data: DataConfig) -> Iterator[str]:
     """Yield a sentence for everything wrong under `search.parameters`."""
     trees = {"model": model.init_args, "data": data.init_args}
@@ -265,7 +212,7 @@ def _mistakes_of_path(name: str, trees: Mapping[str, Any], batch_size_arg: str) 
 def _mistakes_of_training(field: str, value: Mapping[str, Any]) -> Iterator[str]:
     hint = get_type_hints(TrainingConfig)[field]
     for end in ends_of(value):
-        found = _mistakes_of_type(hint, end, field) or TrainingConfig(**{field: end}).mistakes()
+        found = mistakes_of_type(hint, end, field) or TrainingConfig(**{field: end}).mistakes()
         yield from (under("search.parameters.training", sentence) for sentence in found)
 
 

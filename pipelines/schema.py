@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -53,6 +54,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` for a word that is nearly one of `known`, else a full stop."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean `{close[0]}`?" if close else "."
+
+
+def under(prefix: str, sentence: str) -> str:
+    """The sentence with its first name in backticks made a part of `prefix`."""
+    return re.sub(r"`([^`]+)`", lambda match: f"`{prefix}.{match[1]}`", sentence, count=1)
 
 
 def shown(value: Any) -> str:

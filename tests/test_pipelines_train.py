@@ -20,8 +20,8 @@ from models.job import BEST, JOB, LAST, METRICS, Job, Outcome, factors, read_cur
 from pipelines.bundle import Bundle, FingerprintSection
 from pipelines.bundle_file import to_yaml
 from pipelines.cli import main
-from pipelines.run_train import before, sentences
 from pipelines.training_job import ASIDE, Request, job_of, resumed, settle, take_back
+from pipelines.training_words import before, sentences
 from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
 from tracking.production import Head, ProductionRun

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tracking.analysis.checks import Check, checks
+from tracking.analysis.cell_checks import Check
+from tracking.analysis.checks import checks
 from tracking.analysis.convergence import Convergence, Hit
 
 METRICS: Mapping[str, Any] = {"objective": "val_loss", "direction": "min", "target": 0.3}

@@ -14,7 +14,7 @@ import vl_convert
 from study_rows import LASTED, RATES, SIZES, WAITED, study
 from tracking_rows import study as ledger_study
 
-from tracking.analysis.checks import Check
+from tracking.analysis.cell_checks import Check
 from tracking.analysis.data import StudyData
 from tracking.analysis.study import Analysis, analyse
 from tracking.report import key_figures, panels_of, words, write

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tracking.analysis.cell_checks import Check
 from tracking.analysis.cells import CellResult, cell_of, records_of
-from tracking.analysis.checks import Check, checks
+from tracking.analysis.checks import checks
 from tracking.analysis.convergence import Convergence, cell_speed
 from tracking.analysis.curves import loss
 from tracking.analysis.data import StudyData

@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from tracking.analysis.checks import Check
+from tracking.analysis.cell_checks import Check
 
 INK, GREY, WARNING = "#222222", "#8a8a8a", "#b3261e"
 METHODS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a5195", "#8c6d31")

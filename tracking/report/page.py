@@ -12,7 +12,7 @@ from importlib import resources
 
 import vl_convert
 
-from tracking.analysis.checks import Check
+from tracking.analysis.cell_checks import Check
 from tracking.report.drawing import Panel, Table
 
 VEGA_LITE = "6.4"
