@@ -12,6 +12,7 @@ from pipelines.session import Session
 from search.paying import plateau
 from search.race import Race
 from search.trial import TrialResult
+from tracking.rows import PAUSED
 
 ENDED = "ended"
 """The note of why the search has ended; empty while it runs."""
@@ -23,8 +24,9 @@ class Limits:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._before = float(session.ledger.meta(SPENT) or 0.0)
-        wanted = session.recipe.search.device_seconds is not None
-        self._workers_before = session.ledger.spent()[1] if wanted else 0.0
+        search = session.recipe.search
+        wanted = search.device_seconds is not None or search.examples is not None
+        self._examples_before, self._workers_before = session.ledger.spent() if wanted else (0, 0.0)
         self._started = time.monotonic()
         self._judged = 0
         self.setting = ""
@@ -73,6 +75,8 @@ class Limits:
         done = sum(len(cell.results) for cell in race.study.cells.values())
         cut = self.why or "interrupted"
         self._session.ledger.set_meta(ENDED, f"{done} of {race.study.planned} trials" if race.is_over else cut)
+        paused = {*race.running, *(segment.trial for segment in race.waiting)}
+        self._session.ledger.set_meta(PAUSED, {str(number): cut for number in sorted(paused)})
 
     def sentence(self, race: Race) -> str:
         """Why it ended before its last trial, and how it goes on."""
@@ -86,5 +90,15 @@ class Limits:
         )
 
     def _more(self, race: Race) -> str:
-        limit = None if self.setting == "stop" else getattr(race.study.space.search, self.setting)
-        return "null" if limit is None else f"{2 * limit:.12g}"
+        """What this call had to use up, once more."""
+        if self.setting == "stop":
+            return "null"
+        limit = getattr(race.study.space.search, self.setting)
+        used = {
+            "seconds": self._before,
+            "examples": self._examples_before,
+            "device_seconds": self._workers_before / self._session.recipe.cluster.per_gpu,
+        }
+        granted = limit - used[self.setting]
+        # A total such as 1200.3, which `+600` came to after 600.3, grants 600 again.
+        return f"+{round(granted if granted > 0 else limit, 2):.15g}"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Any, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -33,12 +37,24 @@ def help_text(recipe: Any, *, command: str, about: str, ready: Sequence[str], de
             groups[section] = parser.add_argument_group(section or "recipe", cls.__doc__)
         groups[section].add_argument(
             f"--{name}",
-            type=get_type_hints(cls)[field.name],
+            type=_as_one_option(get_type_hints(cls)[field.name]),
             default=default_of(cls, field.name),
             required=is_required(field),
             help=dict(_docstrings(cls)).get(field.name, ""),
         )
     return parser.format_help()
+
+
+def _as_one_option(annotation: Any) -> Any:
+    """The annotation without the dataclasses in it: for each, jsonargparse would list an option of its own."""
+    if dataclasses.is_dataclass(annotation):
+        return dict[str, Any]
+    inner = get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        return reduce(or_, map(_as_one_option, inner))
+    if get_origin(annotation) in (Mapping, Sequence):
+        return get_origin(annotation)[tuple(map(_as_one_option, inner))]
+    return annotation
 
 
 def _docstrings(cls: type[Any]) -> Iterator[tuple[str, str]]:

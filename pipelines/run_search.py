@@ -29,6 +29,7 @@ from search.objectives import study_of
 from search.race import Race
 from search.study import Study
 from tracking.place import study_folder
+from tracking.rows import PAUSED
 from tracking.tables import write_tables
 
 
@@ -96,6 +97,7 @@ def train(session: Session, race: Race, executor: Executor) -> str:
     """Race until nothing is left, or until a signal or a limit ends it; returns what is to be said of that."""
     limits = Limits(session)
     session.ledger.set_meta(ENDED, "")
+    session.ledger.set_meta(PAUSED, {})
     with Display(session.console, note=lambda: note(session)) as display:
         try:
             race.run(

@@ -23,7 +23,7 @@ OF_RESULT = ("value", "best", "final", "steps", "examples", "epochs", "seconds",
 NOTES: Mapping[str, type] = {
     **dict.fromkeys(("id", "recipe", "study", "experiment", "status", "description"), str),
     **dict.fromkeys(("space", "params", "tags", "view", "bounds", "metrics", "origin", "probes"), dict),
-    **dict.fromkeys(("calibration", "verification", "verified", "analysis"), dict),
+    **dict.fromkeys(("calibration", "verification", "verified", "analysis", "paused"), dict),
     "knowledge": dict,
     "audit": list,
     "created": float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.recipe import from_yaml_text, load_recipe, to_yaml
+from pipelines.options import names_of
+from pipelines.recipe import Recipe, from_yaml_text, load_recipe, to_yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +82,12 @@ def test_help_of_a_search_has_every_option_with_its_docstring(capsys: pytest.Cap
     assert "--search.learning_rate.factor FACTOR The range reaches from centre / factor to centre x factor." in printed
     assert "A recipe's path, or a ready one: cnn, digits, regimes, smoke, text, tune. (default: digits)" in printed
     assert printed.startswith("usage: regatta search [--config RECIPE] [--print_config] [--KEY VALUE ...]")
+
+
+def test_help_of_a_search_lists_nothing_that_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["search", "--help"]) == 0
+    printed = set(re.findall(r"^  (?:-h, )?--([\w.]+)", capsys.readouterr().out, re.MULTILINE))
+    assert printed == {name for name, _, _ in names_of(Recipe)} | {"help", "config", "print_config"}
 
 
 def test_without_a_command_the_help_comes_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:

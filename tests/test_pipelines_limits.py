@@ -23,6 +23,7 @@ from search.objectives import study_of
 from search.race import Race
 from tracking.analysis.data import load
 from tracking.ledger import Ledger
+from tracking.rows import trials as trials_of
 
 REGATTA = str(Path(sys.executable).with_name("regatta"))
 TINY = (
@@ -81,18 +82,18 @@ def train(race: Race, count: int, *, width: int = 1, seconds: float = 10.0) -> N
 @pytest.mark.parametrize(
     ("words", "enough", "why", "goes_on"),
     [
-        (["--search.examples", "500"], 5, "after 500 examples", "--search.examples 1000"),
+        (["--search.examples", "500"], 5, "after 500 examples", "--search.examples +500"),
         (
             ["--search.device_seconds", "40"],
             4,
             "after 0:40 of training, summed over devices",
-            "--search.device_seconds 80",
+            "--search.device_seconds +40",
         ),
         (
             ["--search.device_seconds", "20", "--cluster.per_gpu", "2"],
             4,
             "after 0:20 of training, summed over devices",
-            "--search.device_seconds 40",
+            "--search.device_seconds +20",
         ),
         (
             ["--search.stop", "{patience: 3}"],
@@ -119,6 +120,41 @@ def test_a_limit_ends_a_search_when_it_is_reached(
         assert Limits(made).over(race)
     with session(tmp_path, words[0], "null") as (made, race):
         assert not Limits(made).over(race)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "train_on", "total"), [("examples", "500", 5, "1100"), ("device_seconds", "40", 4, "90")]
+)
+def test_what_is_offered_to_go_on_is_once_more_what_was_granted(
+    name: str, first: str, train_on: int, total: str, tmp_path: Path
+) -> None:
+    """After one trial too many, so much more is counted from there."""
+    with session(tmp_path, f"--search.{name}", first) as (made, race):
+        train(race, train_on + 1)
+        assert Limits(made).over(race) is True
+    with session(tmp_path, f"--search.{name}", total) as (made, race):
+        limits = Limits(made)
+        train(race, train_on)
+        assert limits.over(race) and limits.sentence(race).endswith(f"--search.{name} +{first}")
+
+
+def test_what_a_limit_or_a_signal_left_paused_says_so_until_it_goes_on(tmp_path: Path) -> None:
+    for words, why in (([], "interrupted"), (["--search.examples", "1"], "after 1 examples")):
+        with session(tmp_path, *words) as (made, race):
+            train(race, 1)
+            left = race.study.ask()
+            assert left is not None
+            race.ledger.ask([left.to_json()])
+            race.waiting.append(race.first_segment(left))
+            limits = Limits(made)
+            limits.over(race)
+            limits.note(race)
+        found = {row["number"]: row["reason"] for row in trials_of(tmp_path)}
+        assert found[left.number] == why and found[left.number - 1] is None
+    with session(tmp_path) as (made, race):
+        race.waiting.clear()
+        Limits(made).note(race)
+    assert {row["reason"] for row in trials_of(tmp_path)} == {None}
 
 
 def test_an_array_takes_its_seconds_once_and_earlier_calls_count(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_search_for_the_best_ends_by_its_limit_and_goes_on_to_its_last_trial(t
     home = tmp_path / "home"
     printed = regatta("search", *TINY, "--search.examples", "60000", home=home)
     assert "Ended by `search.examples` after 60,000 examples" in printed
-    assert "--search.examples 120000" in printed
+    assert "--search.examples +60000" in printed
     assert statuses(home)["RUNNING"] or statuses(home).total() < 18
     printed = regatta("search", *TINY, "--search.examples", "null", home=home)
     assert "Ended by" not in printed

@@ -24,6 +24,8 @@ TAGS = ("tier", "width", "fallback_reason", "time_mode", "gap_reason")
 no generalization gap."""
 METRICS = ("best", "final", "fit", "gap")
 """What a result has of each metric."""
+PAUSED = "paused"
+"""The note of the trials that a call has left in the middle of their training: number to why; empty while one runs."""
 POINT_FIRST = ("step", "examples", "epoch", "seconds", "learning_rate")
 
 
@@ -33,11 +35,13 @@ def trials(folder: Path) -> list[Row]:
     Every parameter is a key of its own. `best_*` is the evaluation with the best objective and `final_*` the last one:
     their axes (`best_step`, ...) and metrics (`best_val_loss`, ...); `fit_*` are the same metrics on a fixed subset of
     the training set, and `gap_*` is `final_*` less `fit_*`. `*_to_target` are None for a trial that never arrived;
-    `hit_after` is the step of the evaluation before, `censoring` says why it did not. Times of day are Unix seconds.
+    `hit_after` is the step of the evaluation before, `censoring` says why it did not. `reason` says why a trial came to
+    nothing; while it is paused, why, until it goes on. Times of day are Unix seconds.
     With several objectives, `front` says whether none is better in all of them.
     """
     with Ledger.open(folder, create=False) as ledger:
-        rows = [_trial(row) for row in ledger.trials()]
+        paused = ledger.meta(PAUSED) or {}
+        rows = [_trial(row, paused.get(str(row["number"]))) for row in ledger.trials()]
         return marked(rows, ledger.meta("space"), ledger.meta("metrics"))
 
 
@@ -55,7 +59,7 @@ def curves(folder: Path) -> list[Row]:
         ]
 
 
-def _trial(row: Mapping[str, Any]) -> Row:
+def _trial(row: Mapping[str, Any], paused: str | None) -> Row:
     config = row["config"]
     result = row["result"] or {}
     hit = result.get("hit") or {}
@@ -65,7 +69,7 @@ def _trial(row: Mapping[str, Any]) -> Row:
         "index": row["index"],
         "phase": config["phase"],
         "status": row["status"],
-        "reason": result.get("reason") or None,
+        "reason": (result.get("reason") if result else paused) or None,
     }
     known |= {name: result.get(name) for name in TOTALS}
     known |= {name: hit.get(axis) for name, axis in TO_TARGET.items()}

@@ -84,13 +84,14 @@ def _sure(analysis: Analysis) -> Iterator[str]:
             cell for cell in analysis.ranked[1:] if cell.best and abs(cell.best["value"] - first.best["value"]) <= noise
         ]
         close = (
-            f"{words.count(len(near), 'other cell')} {'lies' if len(near) == 1 else 'lie'}"
+            f"{words.count(len(near), 'other cell')} {'lies' if len(near) == 1 else 'lie'} within that of the best"
             if near
-            else "no other cell lies"
+            else "the next best cell is further behind than that"
         )
         yield (
-            f"For scale: the last evaluations of this very training scatter by {words.number(noise)}, and {close} "
-            "within that of the best."
+            f"For scale: the last evaluations of this training scatter by {words.number(noise)}, and {close}. That is "
+            "the scatter within one training alone: another seed, or other validation examples, may move its best "
+            "value by more."
         )
 
 
