@@ -127,6 +127,8 @@ def bounds(space: SearchSpace) -> dict[str, tuple[float, float]]:
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What must stay the same for a study to go on."""
     search = {name: value for name, value in asdict(recipe.search).items() if name not in CHANGEABLE}
+    # It says when a trial goes on, not what it is; studies of earlier versions lack it.
+    del search["promotion"]["pooled"]
     parts = {name: asdict(getattr(recipe, name)) for name in ("model", "data", "training", "metrics")}
     # As it comes back from the ledger: lists, not tuples.
     same: dict[str, Any] = json.loads(json.dumps({**parts, "search": search}))

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from search.promotion import Rank, Rule, Standing, going_on
+from search.promotion import OF_ETA, Few, Rank, Rule, Standing, few, first_of, going_on, left_behind
 
 
 @dataclass(slots=True)
@@ -26,9 +26,10 @@ class Rung:
 class Ladder:
     """Where every trial stands now."""
 
-    def __init__(self, *, rule: Rule, eta: int) -> None:
+    def __init__(self, *, rule: Rule, eta: int, pooled: bool = False) -> None:
         self._rule: Rule = rule
         self._eta = eta
+        self._pooled = pooled and rule in OF_ETA
         self._standings: dict[int, Standing] = {}
         self._rungs: defaultdict[tuple[str, int, int], Rung] = defaultdict(Rung)
 
@@ -57,4 +58,17 @@ class Ladder:
             if many:
                 chosen = here.waiting[: bisect_right(here.waiting, here.ranked[many - 1])]
                 found += [(-rung, loss, number) for loss, number in chosen]
+        for (_, _, rung), groups in self._small().items() if self._pooled else ():
+            found += [(-rung, *rank) for rank in first_of(groups, eta=self._eta)]
         return [number for *_, number in sorted(found)]
+
+    def _small(self) -> dict[tuple[str, int, int], list[Few]]:
+        """Groups that have sent fewer than `eta` trials to a rung, by pool, bracket and rung."""
+        small: defaultdict[tuple[str, int, int], list[Few]] = defaultdict(list)
+        for (group, bracket, rung), here in self._rungs.items():
+            if 0 < len(here.ranked) < self._eta:
+                _, number = here.ranked[0]
+                best = self._standings[number]
+                behind = left_behind(best, self._rungs[group, bracket, bracket].ranked)
+                small[best.pool, bracket, rung].append(few(here.ranked, here.waiting, behind=behind, eta=self._eta))
+        return small

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from models.config import MetricsConfig
 from models.segment import Point
@@ -23,6 +23,8 @@ later rungs (Li et al. 2018). median: whatever is no worse than the median (Golo
 Rank = tuple[float, int]
 """What a trial came to at a rung, and its number: ties go to the lower one."""
 
+OF_ETA: Sequence[Rule] = ("halving", "hyperband")
+"""By these, one of `eta` goes on, and so none of fewer."""
 MEDIAN_OF = 3
 """So many trials must have come to a rung before their median says anything."""
 
@@ -40,6 +42,8 @@ class Standing:
     """What it came to at each rung that it has reached, smaller is better; infinity where it diverged before."""
     resting: bool
     """Whether it waits at the last of these rungs."""
+    pool: str = ""
+    """Groups of one pool have a share together where they are too small for their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,15 +95,62 @@ def bracket_of(rule: Rule, number: int, *, eta: int, count: int) -> int:
     return count
 
 
-def promoted(standings: Iterable[Standing], *, rule: Rule, eta: int) -> list[int]:
-    """Numbers of the trials that may go on now, those at the highest rung first."""
+class Few(NamedTuple):
+    """A group that has sent fewer than `eta` trials to a rung: too few for a share of their own."""
+
+    came: int
+    gone_on: int
+    best: Rank | None
+    """The best of those that came, where it may go on in place of them all."""
+
+
+def promoted(standings: Iterable[Standing], *, rule: Rule, eta: int, pooled: bool = False) -> list[int]:
+    """Numbers of the trials that may go on now, those at the highest rung first.
+
+    `pooled`: groups too small for a share of their own have one together, in each pool.
+    """
+    by_rung = _by_rung(standings)
     found: list[tuple[int, float, int]] = []
-    for (_, _, rung), here in _by_rung(standings).items():
+    small: defaultdict[tuple[str, int, int], list[Few]] = defaultdict(list)
+    for (group, bracket, rung), here in by_rung.items():
         ranked = sorted((one.losses[rung], one.number) for one in here)
         chosen = set(ranked[: going_on(ranked, rule=rule, eta=eta)])
-        waiting = [(one.losses[rung], one.number) for one in here if one.resting and len(one.losses) == rung + 1]
+        waiting = sorted((one.losses[rung], one.number) for one in here if one.resting and len(one.losses) == rung + 1)
         found += [(-rung, *rank) for rank in waiting if rank in chosen]
+        if pooled and rule in OF_ETA and len(here) < eta:
+            best = min(here, key=lambda one: (one.losses[rung], one.number))
+            first = sorted((one.losses[bracket], one.number) for one in by_rung[group, bracket, bracket])
+            behind = left_behind(best, first)
+            small[best.pool, bracket, rung].append(few(ranked, waiting, behind=behind, eta=eta))
+    for (_, _, rung), groups in small.items():
+        found += [(-rung, *rank) for rank in first_of(groups, eta=eta)]
     return [number for *_, number in sorted(found)]
+
+
+def left_behind(one: Standing, first: Sequence[Rank]) -> int:
+    """How many of `first`, all of its group at their first rung, came to something worse there than this trial."""
+    return len(first) - 1 - bisect_left(first, (one.losses[one.bracket], one.number))
+
+
+def few(ranked: Sequence[Rank], waiting: Sequence[Rank], *, behind: int, eta: int) -> Few:
+    """A small group at a rung: who came to it and who waits there, the best first; whom that best has left `behind`.
+
+    It must have left `eta` - 1 of its own group behind to go on, and none of its group may have gone on before it.
+    """
+    finite, unmoved = (bisect_left(ranks, (math.inf, -1)) for ranks in (ranked, waiting))
+    may = 0 < finite == unmoved and behind >= eta - 1
+    return Few(came=len(ranked), gone_on=finite - unmoved, best=ranked[0] if may else None)
+
+
+def first_of(groups: Iterable[Few], *, eta: int) -> list[Rank]:
+    """Who goes on from the small groups of a pool: of all their trials together, one of `eta`.
+
+    Where more may than can, what they came to decides, though their groups differ. That says who is first, and stops
+    nobody: whom it passes over goes on with its own group's share, or when nothing else is left to do.
+    """
+    known = list(groups)
+    room = sum(one.came for one in known) // eta - sum(one.gone_on for one in known)
+    return sorted(one.best for one in known if one.best is not None)[: max(0, room)]
 
 
 def going_on(ranked: Sequence[Rank], *, rule: Rule, eta: int) -> int:

@@ -139,7 +139,7 @@ class _Course:
         for start in range(0, len(self.trainings), TOGETHER):
             for number in range(start, min(start + TOGETHER, len(self.trainings))):
                 self._move(number, bracket_of(self.rule, number, eta=self.eta, count=self.count) + 1)
-            while found := promoted(self.standings.values(), rule=self.rule, eta=self.eta):
+            while found := promoted(self.standings.values(), rule=self.rule, eta=self.eta, pooled=True):
                 self._promote(found)
         while found := self._going_on():
             self._promote(found)
@@ -158,7 +158,8 @@ class _Course:
 
     def _going_on(self) -> list[int]:
         standings = self.standings.values()
-        return promoted(standings, rule=self.rule, eta=self.eta) or last_chance(standings, eta=self.eta)
+        found = promoted(standings, rule=self.rule, eta=self.eta, pooled=True)
+        return found or last_chance(standings, eta=self.eta)
 
     def _promote(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -179,4 +180,5 @@ class _Course:
             bracket=bracket_of(self.rule, number, eta=self.eta, count=self.count),
             losses=losses if broken is None else losses[: broken + 1],
             resting=number not in self.ended,
+            pool=training.group["batch_size"] if "batch_size" in self.within else "",
         )

@@ -22,7 +22,7 @@ class Rungs:
     def __init__(self, promotion: PromotionConfig) -> None:
         self._promotion = promotion
         self._progress = [] if promotion.rule == "none" else rungs(promotion.eta, promotion.rungs)
-        self._ladder = Ladder(rule=promotion.rule, eta=promotion.eta)
+        self._ladder = Ladder(rule=promotion.rule, eta=promotion.eta, pooled=promotion.pooled)
         self._trials: dict[int, TrialConfig] = {}
         self._losses: dict[int, list[float]] = {}
         """What each trial came to at the rungs that it has reached, smaller is better."""
@@ -114,6 +114,7 @@ class Rungs:
             bracket=self._bracket(trial),
             losses=tuple(self._losses[trial.number]),
             resting=trial.number in self._resting,
+            pool=str(trial.params["batch_size"]) if "batch_size" in self._promotion.within else "",
         )
 
     def _bracket(self, trial: TrialConfig) -> int:

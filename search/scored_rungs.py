@@ -57,7 +57,8 @@ class ScoredRungs(Rungs):
 
     def _chosen(self) -> list[int]:
         # One result can move the places of all others: there is no order to be kept.
-        return promoted(self._standings(), rule=self._promotion.rule, eta=self._promotion.eta)
+        promotion = self._promotion
+        return promoted(self._standings(), rule=promotion.rule, eta=promotion.eta, pooled=promotion.pooled)
 
     def _standings(self) -> list[Standing]:
         return placed(super()._standings(), self._scores)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from search.promotion import Standing, bracket_of, last_chance, promoted, rungs
+from search.promotion import Rule, Standing, bracket_of, last_chance, promoted, rungs
 
 
 def standing(number: int, *losses: float, resting: bool = True, group: str = "a", bracket: int = 0) -> Standing:
-    return Standing(number=number, group=group, bracket=bracket, losses=losses, resting=resting)
+    """Groups named by one letter are of one pool; others of that named before their slash."""
+    pool = group.rpartition("/")[0]
+    return Standing(number=number, group=group, bracket=bracket, losses=losses, resting=resting, pool=pool)
 
 
 def test_rungs_are_a_factor_apart_and_end_below_the_whole() -> None:
@@ -53,6 +55,72 @@ def test_a_trial_that_diverged_counts_and_never_goes_on() -> None:
     assert promoted(broken, rule="halving", eta=3) == [0]
     assert promoted([standing(number, math.inf) for number in range(6)], rule="halving", eta=3) == []
     assert last_chance([standing(0, math.inf), standing(1, math.inf)], eta=3) == []
+
+
+# Groups too small for a share of their own
+
+
+def sent(first: int, group: str, *losses: float) -> list[Standing]:
+    """Three trials of a group, of which the best has gone on to the second rung, and come to something there."""
+    best = standing(first, 0.1, *losses, group=group)
+    return [best, standing(first + 1, 0.2, group=group), standing(first + 2, 0.3, group=group)]
+
+
+def on(*groups: list[Standing], rule: Rule = "halving") -> list[int]:
+    """Who goes on where small groups have a share together."""
+    return promoted([one for group in groups for one in group], rule=rule, eta=3, pooled=True)
+
+
+def test_of_three_small_groups_at_a_later_rung_the_best_goes_on() -> None:
+    three = [sent(0, "a", 0.5), sent(10, "b", 0.4), sent(20, "c", 0.6)]
+    assert on(*three[:2]) == [] and on(*three) == [10]
+    alone = [one for group in three for one in group]
+    assert promoted(alone, rule="halving", eta=3) == []
+
+
+def test_one_of_eta_of_all_of_them_goes_on_and_no_more() -> None:
+    groups = [sent(10 * index, letter, 0.1 * index) for index, letter in enumerate("abcdefg")]
+    assert on(*groups) == [0, 10]
+    groups[0][0] = standing(0, 0.1, 0.0, resting=False)
+    assert on(*groups) == [10]
+
+
+def test_pools_have_a_share_each() -> None:
+    apart = [sent(10 * index, group, 0.5) for index, group in enumerate(("64/a", "64/b", "128/a", "128/b"))]
+    assert on(*apart) == []
+    assert on(*apart, sent(40, "64/c", 0.6)) == [0]
+
+
+def test_at_the_first_rung_nobody_goes_on_before_eta_of_a_group_have_come() -> None:
+    pairs = [[standing(n, 0.1, group=letter), standing(n + 3, 0.2, group=letter)] for n, letter in enumerate("abc")]
+    assert on(*pairs) == []
+
+
+def test_whom_its_own_group_shows_to_be_poor_does_not_go_on() -> None:
+    others = [sent(10, "b", 0.5), sent(20, "c", 0.6)]
+    # Alone at its rung, it was let past the first one as the last chance of its group, before better ones came.
+    late = [standing(0, 0.9, 0.1), standing(1, 0.2, resting=False), standing(2, 0.3)]
+    assert on(late, *others) == [10]
+    # With a better one of its own group beside it, it is not the best of them.
+    both = [standing(0, 0.1, 0.4), standing(1, 0.2, 0.3), *(standing(number, 0.5) for number in range(2, 6))]
+    assert on(both, *others) == [1]
+    gone = [standing(0, 0.1, 0.4), standing(1, 0.2, 0.3, resting=False), *both[2:]]
+    assert on(gone, *others) == []
+    broken = [sent(0, "a", math.inf), *others]
+    assert on(*broken) == [10]
+
+
+def test_with_enough_of_its_own_a_group_has_its_own_share_alone() -> None:
+    own = [standing(number, 0.01 * number, 0.01 * number) for number in range(3)]
+    own += [standing(number, 0.9) for number in range(3, 9)]
+    assert on(own, sent(10, "b", 0.5), sent(20, "c", 0.6)) == [0]
+
+
+def test_brackets_are_apart_and_the_median_needs_no_share() -> None:
+    later = [standing(n, 0.5, 0.1 * n, bracket=1, group="a") for n in range(2)]
+    assert on(later, sent(10, "b", 0.5), sent(20, "c", 0.6), rule="hyperband") == []
+    pairs = [sent(0, "a", 0.5), sent(10, "b", 0.4), sent(20, "c", 0.6)]
+    assert set(on(*pairs, rule="median")) >= {0, 10, 20}
 
 
 def test_the_median_lets_through_what_is_no_worse() -> None:

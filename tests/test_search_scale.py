@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def history(rule: Rule, seed: int, *, groups: int, eta: int = 3, rungs: int = 3)
         if len(losses) < rungs:
             losses.append(chance.choice([0.1, 0.2, 0.3, 0.4, float("inf")]))
         group, bracket = str(number % groups), bracket_of(rule, number, eta=eta, count=rungs)
-        resting = chance.random() < 0.8
-        now[number] = Standing(number=number, group=group, bracket=bracket, losses=losses, resting=resting)
+        resting, pool = chance.random() < 0.8, str(number % groups % 2)
+        now[number] = Standing(number=number, group=group, bracket=bracket, losses=losses, resting=resting, pool=pool)
         told.append((now[number], chance.random() < 0.5))
     return told
 
@@ -56,6 +57,35 @@ def test_the_ladder_promotes_whom_the_pure_rule_promotes(rule: Rule, groups: int
                 assert found == promoted(now.values(), rule=rule, eta=3)
                 answers += len(found)
     assert answers > 100
+
+
+@pytest.mark.parametrize(("rule", "groups"), [("halving", 12), ("hyperband", 6)])
+def test_so_it_does_where_small_groups_have_a_share_together(rule: Rule, groups: int) -> None:
+    more = 0
+    for seed in range(6):
+        ladder, now = Ladder(rule=rule, eta=3, pooled=True), dict[int, Standing]()
+        for one, _ in history(rule, seed, groups=groups):
+            ladder.put(one)
+            now[one.number] = one
+            found = ladder.promoted()
+            assert found == promoted(now.values(), rule=rule, eta=3, pooled=True)
+            alone = promoted(now.values(), rule=rule, eta=3)
+            assert set(alone) <= set(found)
+            more += len(found) - len(alone)
+            for number in set(found) - set(alone):
+                left_behind_of_its_own(now, number)
+    assert more > 20
+
+
+def left_behind_of_its_own(standings: Mapping[int, Standing], number: int) -> None:
+    """Who goes on by the share of several groups is the best of its own where it waits, and was no worst before."""
+    one = standings[number]
+    kin = [other for other in standings.values() if (other.group, other.bracket) == (one.group, one.bracket)]
+    last, first = len(one.losses) - 1, one.bracket
+    beside = [(other.losses[last], other.number) for other in kin if len(other.losses) > last]
+    assert min(beside) == (one.losses[last], number)
+    before = sorted((other.losses[first], other.number) for other in kin if len(other.losses) > first)
+    assert before.index((one.losses[first], number)) <= len(before) - 3
 
 
 class Counted(float):
