@@ -32,14 +32,15 @@ FOLDER = "standalone"
 def write_best(ledger: Ledger, study: Study, recipe: Recipe) -> None:
     """Write the bundle of the best configuration, or of the one that verification chose, and announce it to MLflow."""
     folder = ledger.path.parent
-    trial, result = chosen(study, ledger.meta("verification"))
+    verification = _by_this_rule(study, ledger.meta("verification"))
+    trial, result = chosen(study, verification)
     origin = Origin(
         name=recipe.name,
         study=folder.name,
         metrics=study.space.metrics,
         noted=ledger.meta("origin"),
         versions=versions(),
-        verification=ledger.meta("verification"),
+        verification=verification,
         mlflow=MlflowSection(experiment=recipe.tracking.experiment or recipe.name, uri=recipe.tracking.uri)
         if recipe.tracking.mlflow
         else None,
@@ -47,6 +48,12 @@ def write_best(ledger: Ledger, study: Study, recipe: Recipe) -> None:
     said = write_standalone(folder, trial, result, origin)
     write(folder / NAME, to_yaml(bundle_of(trial, result, origin, standalone_files=said)))
     announce(ledger, [NAME])
+
+
+def _by_this_rule(study: Study, verification: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A verification, unless another `search.choose` has been asked for since."""
+    by = study.criterion.name
+    return verification if (verification or {}).get("judged_by", by) == by else None
 
 
 def chosen(study: Study, verification: Mapping[str, Any] | None) -> tuple[TrialConfig, TrialResult]:

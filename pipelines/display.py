@@ -14,7 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipelines import fronts
 from search.cell_study import CellStudy
+from search.objectives import ObjectiveStudy
 from search.race import Race
 from search.trial import TrialResult
 
@@ -131,7 +133,11 @@ def leader(race: Race) -> str:
     trial, result = ranking[0]
     rate = trial.params.get("learning_rate")
     at = "" if rate is None else f" at learning rate {rate:.3g}"
-    return f"best so far: {race.study.space.metrics.objective} {result.value:.4g}, {trial.cell}{at}"
+    study, came = race.study, f"{race.study.space.metrics.objective} {result.value:.4g}"
+    if isinstance(study, ObjectiveStudy):
+        came = ", ".join(map(" ".join, zip(study.objectives, fronts.values(study, result), strict=True)))
+        came += f" (of {len(study.front())} on the front)" if study.front() else ""
+    return f"best so far: {came}, {trial.cell}{at}"
 
 
 def rungs(race: Race) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,7 +25,7 @@ from search.executors import DaskExecutor, Executor
 from search.failure import SearchFailed
 from search.gains import measure
 from search.race import Race
-from search.standings import Outcome, Standing, judge, ties
+from search.standings import Outcome, Standing, figure, judge, lost, ties
 from search.trial import recorded
 from search.verification import SEEDS, TOP, Verification, is_tested, on_test_split
 from tracking.files import announce
@@ -34,6 +34,7 @@ from tracking.place import existing_study
 from tracking.tables import write_rows, write_tables
 
 CSV = "verify.csv"
+NO_COLUMNS = ("params", "described", "objectives")
 FIRST = ("name", "cell", "trial", "chosen", "baseline", "search_value", "mean", "sd", "regression", "values")
 
 
@@ -157,7 +158,7 @@ def conclude(session: Session, outcome: Outcome, tested: Mapping[str, Any]) -> N
     write_rows(session.folder / CSV, rows(outcome, tested), FIRST)
     announce(ledger, [CSV])
     write_best(ledger, session.study, session.recipe)
-    console.print(table(outcome, objective=session.study.space.metrics.objective))
+    console.print(table(outcome, metric=session.study.space.metrics.objective))
     for sentence in said:
         console.print(escape(sentence), highlight=False)
     console.print(escape(f"\nwritten to {session.folder}: {CSV}, best.yaml"), highlight=False, soft_wrap=True)
@@ -193,6 +194,7 @@ def figures(outcome: Outcome, tested: Mapping[str, Any]) -> dict[str, float]:
     """Key figures of the choice, as metrics of the search's run in MLflow."""
     one = outcome.choice
     known = {"value": one.mean, "sd": one.sd, "regression": one.regression, "seeds": len(one.values)}
+    known |= dict(one.objectives)
     known |= {name: found["mean"] for name, found in tested["metrics"].items()}
     known |= {f"{name}_sd": found["sd"] for name, found in tested["metrics"].items()}
     return {f"verified/{name}": float(x) for name, x in known.items() if x is not None and math.isfinite(x)}
@@ -203,8 +205,9 @@ def rows(outcome: Outcome, tested: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             **one.params,
-            **{name: value for name, value in asdict(one).items() if name not in ("params", "described")},
-            "values": " ".join(repr(value) for value in one.values),
+            **{name: value for name, value in asdict(one).items() if name not in NO_COLUMNS},
+            **{f"mean_{name}": value for name, value in one.objectives.items()},
+            **{name: " ".join(repr(value) for value in getattr(one, name)) for name in ("values", "judged")},
             "chosen": one.name == outcome.chosen,
             **(_tested(tested) if one.name == tested["name"] else {}),
         }
@@ -217,30 +220,39 @@ def _tested(tested: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[name]["mean"] for name in found} | {f"{name}_sd": found[name]["sd"] for name in found}
 
 
-def table(outcome: Outcome, *, objective: str) -> Table:
+def table(outcome: Outcome, *, metric: str) -> Table:
     """The finalists, the best first; the choice in bold."""
-    made = Table(
-        box=None, pad_edge=False, title=f"{objective} on fresh seeds", title_justify="left", title_style="bold"
-    )
+    by = "" if outcome.judged_by == metric else f", compared by {outcome.judged_by}"
+    title = f"{metric} on fresh seeds{by}"
+    made = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
     made.add_column("configuration", no_wrap=True)
-    for name in ("in the search", "mean", "SD", "seeds"):
-        made.add_column(name, justify="right")
-    made.add_column("best less this (interval)", justify="right", no_wrap=True)
+    others = [name for name in outcome.finalists[0].objectives if name != metric]
+    by_another = outcome.judged_by not in (metric, *others)
+    for name in ("in the search", "mean", "SD", "seeds", *others, *([outcome.judged_by] if by_another else [])):
+        made.add_column(name, justify="right", overflow="fold")
+    made.add_column("best less this (interval)", justify="right", no_wrap=not by)
     made.add_column("the best is")
     made.add_column("costs", justify="right")
     for one in outcome.finalists:
-        made.add_row(*_cells(one), style="bold" if one.name == outcome.chosen else None)
+        more = [_mean(one.objectives.get(name)) for name in others] + [_mean(one.judged_mean)] * by_another
+        made.add_row(*_cells(one, more), style="bold" if one.name == outcome.chosen else None)
     return made
 
 
-def _cells(one: Standing) -> list[str]:
-    lost = [f"{count} {word}" for count, word in ((one.diverged, "diverged"), (one.failed, "failed")) if count]
+def _mean(value: float | None) -> str:
+    return "never" if value is None else figure(value)
+
+
+def _cells(one: Standing, more: Sequence[str]) -> list[str]:
+    never = lost(one) - one.diverged
+    counts = ((one.diverged, "diverged"), (never, "never arrived"), (one.failed, "failed"))
     return [
         one.name,
         f"{one.search_value:.4g}",
         "" if one.mean is None else f"{one.mean:.4g}",
         "" if one.sd is None else f"{one.sd:.2g}",
-        ", ".join([str(len(one.values)), *lost]),
+        ", ".join([str(len(one.values)), *(f"{count} {word}" for count, word in counts if count)]),
+        *more,
         _difference(one),
         "" if one.outcome == "best" else one.outcome,
         f"{one.cost:.3g} s" if one.cost_unit == "seconds" else f"{one.cost:,.0f} examples",
@@ -251,4 +263,5 @@ def _difference(one: Standing) -> str:
     if one.difference is None or one.low is None or one.high is None or not math.isfinite(one.difference):
         return ""  # There is none to a training that diverged.
     known = math.isfinite(one.low + one.high)
-    return f"{one.difference:.2g} ({one.low:.2g} to {one.high:.2g})" if known else f"{one.difference:.2g}"
+    interval = f" ({figure(one.low, 2)} to {figure(one.high, 2)})" if known else ""
+    return figure(one.difference, 2) + interval

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from optuna.trial import TrialState
 
 from search.config import PromotionConfig
+from search.criterion import Criterion
 from search.samplers import SEQUENCES, Asker, Known, sampler_of, state_of
 from search.scored_rungs import ScoredRungs
 from search.space import SearchSpace
@@ -26,6 +28,8 @@ from tracking.analysis.pareto import Score, arranged, distances, front
 from tracking.projection import TO_TARGET as HITS
 
 Pair = tuple[TrialConfig, TrialResult]
+FROM_IDEAL = "distance from the ideal"
+"""From the best of every objective, in units of the front's own ranges."""
 
 
 class ObjectiveStudy(TuneStudy):
@@ -77,6 +81,18 @@ class ObjectiveStudy(TuneStudy):
         hit = {name: (result.hit or {}).get(axis) for axis, name in HITS.items()}
         row = {"value": result.value, "seconds": result.seconds, **hit}
         return score_of(row, self.objectives, self.space.metrics.direction)
+
+    def figures(self, result: TrialResult) -> dict[str, float]:
+        """The same as figures, each in its own direction; those that it has not come to left out."""
+        directions = self.directions
+        came = zip(directions.items(), self.score(result).losses, strict=True)
+        return {name: loss if way == "min" else -loss for (name, way), loss in came if math.isfinite(loss)}
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """Objectives, each with what is better: all but the metric are better the less they are."""
+        metrics = self.space.metrics
+        return {name: metrics.direction if name == metrics.objective else "min" for name in self.objectives}
 
     # -- proposals
 
@@ -138,6 +154,29 @@ class ObjectiveStudy(TuneStudy):
             return []
         pairs = self._complete()
         return [pairs[index] for index in front([self.score(result) for _, result in pairs])]
+
+    @property
+    def criterion(self) -> Criterion:
+        """The rule of `search.choose`: the first objective, or how far from the best of each on the front."""
+        name, among = self.objectives[0], [self.score(result).losses for _, result in self.front()]
+        # All alike, or one alone, a front has no ranges to measure in.
+        if self.space.search.choose == "knee" and len(set(among)) > 1:
+            return Criterion(name=FROM_IDEAL, direction="min", of=partial(self._apart, among), objectives=self.figures)
+        direction = self.directions[name]
+        never = -math.inf if direction == "max" else math.inf
+        return Criterion(
+            name=name,
+            direction=direction,
+            of=lambda result: self.figures(result).get(name, never),
+            objectives=self.figures,
+        )
+
+    def _apart(self, among: Sequence[Sequence[float]], result: TrialResult) -> float:
+        """A fresh seed may come to more than the best of the front: that is no distance."""
+        score = self.score(result)
+        ideal = map(min, zip(*among, strict=True))
+        reached = [max(loss, best) for loss, best in zip(score.losses, ideal, strict=True)]
+        return distances([reached], among)[0] if score.arrived else math.inf
 
     def ranking(self) -> list[Pair]:
         """The best trial of every cell that has one, best first: as `search.choose` says, which has the last word."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from models.config import MetricsConfig
 from search.failure import SearchFailed
 from search.gains import Kind
 from search.trial import TrialResult
@@ -54,6 +55,12 @@ class Standing:
     detectable: float | None = None
     """Difference that so many seeds find in 80 % of cases."""
     meaning: str | None = None
+    judged: Sequence[float]
+    """What the comparison is of, by seed: `values`, or with `search.objectives` another figure; infinity: never."""
+    judged_mean: float | None
+    """Of those that are finite."""
+    objectives: Mapping[str, float]
+    """Mean of each objective of a search that has its own."""
     outcome: str = "no result"
     """`best`, or of the best against this one: `better`, `equivalent`, `no detectable difference`."""
 
@@ -66,6 +73,8 @@ class Outcome:
     """The best mean first."""
     chosen: str
     """Name of the configuration to use."""
+    judged_by: str
+    """What they are compared by."""
     sentences: Sequence[str]
     seeds: int
     """Seeds of the configuration that has most."""
@@ -88,24 +97,27 @@ def judge(verification: Verification, *, step_seconds: Mapping[str, float], sear
     Raises:
         SearchFailed: if no training came to a value.
     """
-    runs = {finalist.cell.name: finalist.values for finalist in verification.finalists if finalist.values}
+    runs = {finalist.cell.name: finalist.judged for finalist in verification.finalists if finalist.judged}
     if not any(math.isfinite(value) for values in runs.values() for value in values):
         raise SearchFailed("no training on a fresh seed came to a value; `trials.csv` has the reason of each")
-    metrics = verification.space.metrics
-    best, verdicts = compare(runs, direction=metrics.direction)
+    criterion = verification.compared_by
+    best, verdicts = compare(runs, direction=criterion.direction)
     against = {verdict.against: verdict for verdict in verdicts}
     costs = _costs(verification.finalists, step_seconds)
     standings = [
         _standing(finalist, costs[finalist.cell.name], against.get(finalist.cell.name), best=best)
         for finalist in verification.finalists
     ]
-    sign = 1.0 if metrics.direction == "min" else -1.0
-    standings.sort(key=lambda one: (one.name != best, one.mean is None, one.diverged, sign * (one.mean or 0.0)))
+    sign = 1.0 if criterion.direction == "min" else -1.0
+    standings.sort(
+        key=lambda one: (one.name != best, one.judged_mean is None, lost(one), sign * (one.judged_mean or 0))
+    )
     chosen = choose(standings)
     return Outcome(
         finalists=standings,
         chosen=chosen.name,
-        sentences=sentences(standings, chosen, objective=metrics.objective, direction=metrics.direction),
+        judged_by=criterion.name,
+        sentences=sentences(standings, chosen, judged_by=criterion.name, metrics=verification.space.metrics),
         seeds=max(len(one.values) for one in standings),
         searched=searched,
     )
@@ -117,19 +129,28 @@ def choose(standings: Sequence[Standing]) -> Standing:
 
 
 def ties(standings: Sequence[Standing]) -> list[Standing]:
-    """The best and what cannot be told from it: nothing that diverged more often, however few seeds there are."""
+    """The best and what cannot be told from it: nothing that was lost more often, however few seeds there are."""
     tied = ("best", "equivalent", "no detectable difference")
-    return [one for one in standings if one.outcome in tied and one.diverged <= standings[0].diverged]
+    return [one for one in standings if one.outcome in tied and lost(one) <= lost(standings[0])]
 
 
-def sentences(standings: Sequence[Standing], chosen: Standing, *, objective: str, direction: str) -> list[str]:
+def lost(one: Standing) -> int:
+    """Trainings that diverged, or never came to what is compared."""
+    return sum(not math.isfinite(value) for value in one.judged)
+
+
+def sentences(standings: Sequence[Standing], chosen: Standing, *, judged_by: str, metrics: MetricsConfig) -> list[str]:
     """The verdict in words: what to use, what the best is better than, and what of the search's score was luck."""
-    said = [_use(standings, chosen, objective), *_against(standings)]
-    luck = None if chosen.regression is None else chosen.regression * (1.0 if direction == "max" else -1.0)
+    said = [_use(standings, chosen, judged_by), *_against(standings)]
+    if chosen.objectives:
+        named = [f"{name} {figure(mean)}" for name, mean in chosen.objectives.items()]
+        said.append(f"Means of {chosen.name} on fresh seeds: {', '.join(named)}.")
+    luck = None if chosen.regression is None else chosen.regression * (1.0 if metrics.direction == "max" else -1.0)
     if luck is not None and luck > 0:
+        what = "" if judged_by == metrics.objective else f"{metrics.objective} "
         said.append(
-            f"The search had measured {chosen.search_value:.4g} for {chosen.name}, {luck:.2g} better than its mean on "
-            "fresh seeds: the best of many trials is partly the luckiest."
+            f"The search had measured {what}{chosen.search_value:.4g} for {chosen.name}, {luck:.2g} better than its "
+            "mean on fresh seeds: the best of many trials is partly the luckiest."
         )
     return said
 
@@ -154,7 +175,15 @@ def _use(standings: Sequence[Standing], chosen: Standing, objective: str) -> str
 
 
 def _spread(one: Standing) -> str:
-    return f"{one.mean:.4g}" + ("" if one.sd is None else f" (SD {one.sd:.2g})")
+    known = [value for value in one.judged if math.isfinite(value)]
+    spread = deviation(known)
+    mean = "nothing" if one.judged_mean is None else figure(one.judged_mean)
+    return mean + ("" if spread is None else f" (SD {figure(spread, 2)})")
+
+
+def figure(value: float, digits: int = 4) -> str:
+    """So many significant digits, or all of a number that has more before its point."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def _against(standings: Sequence[Standing]) -> list[str]:
@@ -177,9 +206,11 @@ def _against(standings: Sequence[Standing]) -> list[str]:
 
 def _limits(those: Sequence[Standing]) -> list[str]:
     """What would have been detected; the first says what such a number means."""
-    words = [" (one of {:.2g} would be found in 80 % of cases)", *[" ({:.2g})"] * len(those)]
+    words = [" (one of {} would be found in 80 % of cases)", *[" ({})"] * len(those)]
     known = [one.detectable if one.detectable is not None else math.inf for one in those]
-    return [word.format(limit) if math.isfinite(limit) else "" for word, limit in zip(words, known, strict=False)]
+    return [
+        word.format(figure(limit, 2)) if math.isfinite(limit) else "" for word, limit in zip(words, known, strict=False)
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -187,8 +218,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _standing(finalist: Finalist, cost: tuple[float, str], verdict: Verdict | None, *, best: str) -> Standing:
-    values, longest = finalist.values, _longest(finalist)
+    values, judged, longest = finalist.values, finalist.judged, _longest(finalist)
     finite = [value for value in values if math.isfinite(value)]
+    arrived = [value for value in judged if math.isfinite(value)]
     mean = statistics.fmean(finite) if finite else None
     known: dict[str, Any] = {"outcome": "best"} if finalist.cell.name == best else {}
     if verdict is not None:
@@ -206,6 +238,9 @@ def _standing(finalist: Finalist, cost: tuple[float, str], verdict: Verdict | No
         mean=mean,
         sd=deviation(finite),
         regression=None if mean is None else finalist.search_value - mean,
+        judged=judged,
+        judged_mean=statistics.fmean(arrived) if arrived else None,
+        objectives=finalist.means(),
         diverged=values.count(math.inf),
         failed=sum(not came_to(result) for result in finalist.results.values()),
         steps=longest.steps,

@@ -13,6 +13,7 @@ import optuna
 from models.config import MetricsConfig
 from models.segment import SegmentResult
 from search.cell_study import CellStudy
+from search.criterion import Criterion
 from search.promotion import Rung
 from search.space import Cell, SearchSpace
 from search.trial import Phase, TrialConfig, TrialResult
@@ -174,6 +175,12 @@ class Study:
         sign = 1.0 if self.space.metrics.direction == "min" else -1.0
         best = [(trial, study.results[trial.index]) for study in self.cells.values() if (trial := study.best())]
         return sorted(best, key=lambda pair: (sign * _value(pair[1]), pair[0].number))
+
+    @property
+    def criterion(self) -> Criterion:
+        """By what the best are compared on fresh seeds."""
+        metrics = self.space.metrics
+        return Criterion(name=metrics.objective, direction=metrics.direction, of=lambda result: result.value)
 
     def keepers(self, count: int) -> list[TrialResult]:
         """Results whose checkpoints are still needed: the best ones of all, and until the end every cell's best."""

@@ -6,13 +6,14 @@ import dataclasses
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from models.config import TrainConfig
 from models.seeds import derive
 from search.cell_study import CellStudy
+from search.criterion import Criterion
 from search.executors import Executor
 from search.space import SearchSpace
 from search.study import Study
@@ -37,6 +38,7 @@ class Finalist(CellStudy):
     """Whether it is the best of the smallest batch size."""
     seeds: int
     """Trials wanted; an earlier call may have asked more."""
+    criterion: Criterion
 
     @property
     def planned(self) -> int:
@@ -60,10 +62,26 @@ class Finalist(CellStudy):
 
     @property
     def values(self) -> list[float]:
-        """What its trainings came to, by seed: infinity where one diverged, nothing where one failed."""
+        """The metric's values, by seed: infinity where a training diverged, nothing where one failed."""
+        return self._each(lambda result: result.value)
+
+    @property
+    def judged(self) -> list[float]:
+        """The same in what it is compared by; infinity also where a training never came to it."""
+        return self._each(self.criterion.of)
+
+    def _each(self, figure: Callable[[TrialResult], float | None]) -> list[float]:
         ended = [self.results[trial.index] for trial in self.ended()]
-        values = [math.inf if result.status == "DIVERGED" else result.value for result in ended if came_to(result)]
+        values = [math.inf if result.status == "DIVERGED" else figure(result) for result in ended if came_to(result)]
         return [value for value in values if value is not None]
+
+    def means(self) -> dict[str, float]:
+        """The mean of each objective, over the trainings that came to it; empty where only the metric is looked for."""
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for result in self.results.values():
+            for name, value in self.criterion.objectives(result).items() if result.status == "COMPLETE" else ():
+                found[name].append(value)
+        return {name: statistics.fmean(values) for name, values in found.items()}
 
 
 def came_to(result: TrialResult) -> bool:
@@ -93,6 +111,7 @@ class Verification(Study):
         """
         super().__init__(searched.space)
         self.finalists = finalists(searched, top=top, seeds=seeds)
+        self.compared_by = searched.criterion
         self.cells = {finalist.cell.name: finalist for finalist in self.finalists}
 
     def keepers(self, count: int) -> list[TrialResult]:
@@ -107,6 +126,7 @@ def finalists(searched: Study, *, top: int, seeds: int) -> list[Finalist]:
         raise ValueError("there must be a complete trial to verify, but this study has none. Search first.")
     smallest = min(trial.train.batch_size for trial, _ in ranking)
     baseline = next(trial.number for trial, _ in ranking if trial.train.batch_size == smallest)
+    criterion = searched.criterion
     chosen = [*ranking[:top], *(pair for pair in ranking[top:] if pair[0].number == baseline)]
     return [
         Finalist(
@@ -116,6 +136,7 @@ def finalists(searched: Study, *, top: int, seeds: int) -> list[Finalist]:
             search_value=_known(result.value),
             baseline=trial.number == baseline,
             seeds=seeds,
+            criterion=criterion,
         )
         for trial, result in chosen
     ]

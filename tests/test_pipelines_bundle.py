@@ -172,6 +172,9 @@ def test_the_best_trial_is_bundled_unless_verification_chose_another(tmp_path: P
     assert written(tmp_path / "a", one("cosine"), origin=NOTED).trial == 1
     verification = {"chosen": "a", "finalists": [{"name": "a", "trial": 0, "mean": 0.5}]}
     assert written(tmp_path / "b", one("cosine"), origin=NOTED, verification=verification).trial == 0
+    # By another `search.choose` than the present one.
+    stale = written(tmp_path / "c", one("cosine"), origin=NOTED, verification={**verification, "judged_by": "cost"})
+    assert stale.trial == 1 and stale.verification is None
 
 
 def test_ready_networks_take_their_package_along(tmp_path: Path) -> None:

@@ -16,16 +16,24 @@ from test_search_objectives import BOTH, aimed
 from tracking_rows import study as ledger_study
 
 from pipelines import fronts
+from pipelines.display import leader
 from pipelines.recipe import from_yaml_text
+from pipelines.run_verify import table
 from pipelines.session import fingerprint
 from search.objectives import ObjectiveStudy
+from search.race import Race
 from search.space import SearchSpace
+from search.standings import Outcome, judge
+from search.trial import TrialResult
+from search.verification import Verification
 from tracking import rows as study_rows
 from tracking.analysis.data import StudyData
-from tracking.analysis.objectives import marked
+from tracking.analysis.objectives import COLUMNS, TO_TARGET, marked, score_of
 from tracking.analysis.study import analyse
 from tracking.fronts import note_front
+from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
+from tracking.projection import summary
 from tracking.report import panels_of
 from tracking.report.drawing import Panel
 from tracking.sending import push
@@ -77,9 +85,91 @@ def test_what_was_chosen_is_said_with_the_rule(
     assert all(part in sentence for part in said), sentence
 
 
+def test_while_it_runs_the_leader_is_shown_by_its_objectives(tmp_path: Path) -> None:
+    study = told(aimed(sampler="qmc"), (0.5, 640), (0.25, 1280), (0.75, 1280))
+    with Ledger.open(tmp_path, create=True) as ledger:
+        said = leader(Race(study, ledger, str(tmp_path / "checkpoints")))
+    assert said.startswith(
+        "best so far: val_loss 0.25, examples_to_target 1,280 (of 2 on the front), b64-sgd-constant at"
+    )
+
+
 def test_a_metric_that_is_to_be_large_is_shown_as_it_is() -> None:
     made = aimed(sampler="qmc", metrics={"target": 0.5, "direction": "max"})
     assert "val_loss 0.75, examples_to_target 640" in fronts.chosen(told(made, (0.75, 640), (0.5, 1280)))
+
+
+# On fresh seeds
+
+
+def confirmed(study: ObjectiveStudy, came: dict[int, list[tuple[float, int | None]]]) -> Outcome:
+    """The verification of a search in which these trainings of each trial came to so much on fresh seeds."""
+    verification = Verification(study, top=3, seeds=3)
+    while (trial := verification.ask()) is not None:
+        number = verification.cells[trial.cell].proposed.number  # type: ignore[attr-defined]
+        value, examples = came[number][trial.index]
+        hit = None if examples is None else {"step": 1, "epoch": 1.0, "examples": examples, "seconds": 1.5}
+        verification.tell(trial, result_of(trial, value=value, hit=hit, seconds=12.0, steps=10, examples=640))
+    return judge(verification, step_seconds={}, searched=2)
+
+
+THREE: dict[str, Any] = {
+    "sampler": "grid",
+    "sampler_args": {"levels": 1},
+    "schedules": {"constant": {}, "cosine": {}, "wsd": {}},
+}
+SEARCHED = ((0.1, 20000), (0.2, 10000), (0.15, 15000))
+"""Three cells: the metric is best in the first, the way to the target shortest in the second."""
+AGAIN: dict[int, list[tuple[float, int | None]]] = {
+    0: [(0.1, 20000), (0.11, 21000), (0.12, 22000)],
+    1: [(0.2, 10000), (0.21, 10400), (0.22, 10500)],
+    2: [(0.15, 16000), (0.16, 16100), (0.151, 16400)],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "by", "best"),
+    [
+        ({}, "val_loss", 0),
+        ({"objectives": BOTH[::-1]}, "examples_to_target", 1),
+        ({"objectives": BOTH[1:]}, "examples_to_target", 1),
+        ({"choose": "knee"}, "distance from the ideal", 2),
+    ],
+)
+def test_finalists_are_compared_by_the_rule_that_chose_them(changes: dict[str, Any], by: str, best: int) -> None:
+    study = told(aimed(**{**THREE, **changes}), *SEARCHED)
+    assert study.ranking()[0][0].number == best
+    found = confirmed(study, AGAIN)
+    assert (found.judged_by, found.finalists[0].trial) == (by, best)
+    first = found.finalists[0]
+    assert first.values == [value for value, _ in AGAIN[best]]
+    assert set(first.objectives) == set(study.objectives)
+    assert f"mean {by}" in found.sentences[0]
+    (means,) = (sentence for sentence in found.sentences if sentence.startswith("Means of "))
+    assert f"examples_to_target {sum(examples or 0 for _, examples in AGAIN[best]) / 3:,.0f}" in means
+    shown = io.StringIO()
+    Console(file=shown, width=250, color_system=None).print(table(found, metric="val_loss"))
+    assert "examples_to_target" in shown.getvalue()
+
+
+def test_a_front_of_one_has_no_ranges_so_that_the_first_objective_decides() -> None:
+    study = told(aimed(**THREE, choose="knee"), (0.1, 10000), (0.2, 20000), (0.3, 30000))
+    assert study.ranking()[0][0].number == 0 and study.criterion.name == "val_loss"
+
+
+def test_a_fresh_seed_better_than_the_ideal_is_no_further_from_it() -> None:
+    study = told(aimed(**THREE, choose="knee"), *SEARCHED)
+    hit = {"step": 1, "examples": 5000, "seconds": 1.0}
+    assert study.criterion.of(TrialResult(number=0, status="COMPLETE", value=0.05, hit=hit)) == 0.0
+
+
+def test_a_target_that_fresh_seeds_do_not_reach_is_lost_and_said_so() -> None:
+    study = told(aimed(**THREE, objectives=BOTH[::-1]), *SEARCHED)
+    found = confirmed(study, {**AGAIN, 1: [(0.2, 10000), (0.2, None), (0.2, None)]})
+    assert found.choice.trial != 1
+    shown = io.StringIO()
+    Console(file=shown, width=250, color_system=None).print(table(found, metric="val_loss"))
+    assert "3, 2 never arrived" in shown.getvalue()
 
 
 # What a recipe may ask
@@ -126,6 +216,17 @@ def test_rows_and_runs_say_whether_they_lie_on_the_front_and_when_they_have_left
             tags.append([runs[str(number)] for number in range(3)])
     assert tags == [[None] * 3, ["true", None, "true"], ["false", "true", "true"]]
     assert [row["front"] for row in study_rows.trials(tmp_path)] == [True] * 3  # All alike: none is better.
+
+
+def test_a_trials_run_has_every_objective_as_a_metric() -> None:
+    known = {"value": 0.5, "seconds": 2.0, "hit": {"step": 10.0, "examples": 640.0, "epoch": 1.0, "seconds": 1.0}}
+    made = TrialResult(number=0, status="COMPLETE", **known)  # type: ignore[arg-type]
+    logged = {point.key: point.value for point in summary(made.to_json())}
+    row = {"value": 0.5, "seconds": 2.0, **dict(zip(TO_TARGET, (10.0, 640.0, 1.0), strict=True))}
+    names = ["val_loss", *COLUMNS]
+    assert [logged[f"result/{COLUMNS.get(name, 'value')}"] for name in names] == list(
+        score_of(row, names, "min").losses
+    )
 
 
 # In the report

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from search_parts import ONE_TO_NINE, bowl, changed, result_of, space
 
 from search.export import FILE, export
+from search.objectives import study_of
 from search.space import SearchSpace
 from search.study import Study
 from search.trial import TrialConfig, TrialResult
@@ -122,3 +123,41 @@ def test_a_second_export_adds_only_what_is_new(tmp_path: Path) -> None:
 def _numbers(folder: Path) -> list[int]:
     with Ledger.open(folder, create=False) as ledger:
         return [row["number"] for row in ledger.trials()]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_several_objectives_are_all_values_each_in_its_own_direction(direction: str, tmp_path: Path) -> None:
+    one: dict[str, Any] = {
+        "strategy": "tune",
+        "sampler": "qmc",
+        "trials": 4,
+        "batch_sizes": (64,),
+        "schedules": {"constant": {}},
+    }
+    made = space(**one, metrics={"target": 0.5, "direction": direction})
+    several = changed(made, objectives=("val_loss", "examples_to_target"))
+    came: list[dict[str, Any]] = [
+        {"value": 0.25, "hit": {"step": 2.0, "examples": 128.0, "seconds": 1.0}},
+        {"value": 0.75},
+        {"status": "DIVERGED", "value": None},
+        {"value": 0.5, "hit": {"step": 1.0, "examples": 64.0, "seconds": 1.0}},
+    ]
+    with Ledger.open(tmp_path, create=True) as ledger:
+        study = study_of(several)
+        for fate in came:
+            trial = study.ask()
+            assert trial is not None
+            ledger.ask([trial.to_json()])
+            ledger.finish(result_of(trial, **fate).to_json())
+            study.tell(trial, result_of(trial, **fate))
+    # What an earlier version wrote of it went by the metric alone.
+    assert exported(tmp_path, made) == exported(tmp_path, several) == 4 and exported(tmp_path, several) == 0
+    found = loaded(tmp_path, "b64-sgd-constant")
+    assert [way.name for way in found.directions] == [f"{direction}imize".upper(), "MINIMIZE"]
+    assert found.metric_names == ["val_loss", "examples_to_target"]
+    assert [trial.values for trial in found.trials] == [[0.25, 128.0], None, None, [0.5, 64.0]]
+    assert [trial.state for trial in found.trials][1:3] == [TrialState.PRUNED] * 2
+    assert found.trials[1].user_attrs["val_loss"] == 0.75
+    best = [0, 3] if direction == "min" else [3]
+    assert [trial.number for trial in found.best_trials] == best

@@ -36,7 +36,7 @@ def finalists_panel(analysis: Analysis) -> Panel:
             name=name,
             question=question,
             sentence=verified["sentence"],
-            table=_verified_table(verified),
+            table=_verified_table(verified, analysis.data.objective),
             notes=VERIFIED_NOTES,
         )
     first = analysis.ranked[0]
@@ -69,10 +69,11 @@ def finalists_panel(analysis: Analysis) -> Panel:
     )
 
 
-def _verified_table(verified: Mapping[str, Any]) -> Table:
+def _verified_table(verified: Mapping[str, Any], objective: str) -> Table:
     """One line for each finalist: the one to use, then the best mean first."""
-    tested = verified["test"]
-    heads = ["configuration", "learning rate", "in the search", "mean on fresh seeds", "SD", "seeds", "best less this"]
+    tested, by = verified["test"], verified.get("judged_by", objective)
+    heads = ["configuration", "learning rate", "in the search", "mean on fresh seeds", "SD", "seeds"]
+    heads += ["best less this" if by == objective else f"best less this, {by}"]
     heads += ["chance that the best wins", "detectable", "the best is", "costs"]
     heads += list(tested["metrics"])
     rows = []
