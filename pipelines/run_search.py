@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from dataclasses import asdict
@@ -19,10 +18,10 @@ from pipelines.limits import ENDED, Limits
 from pipelines.reasons import came_to_nothing
 from pipelines.recipe import Recipe
 from pipelines.session import Session, aim, begun, note, opened, space_of, start_sync, tiers
+from pipelines.workers import workers
 from search.audit import audit, summary
 from search.calibration import calibrate
-from search.cluster import connected, dashboard_address
-from search.executors import DaskExecutor, Executor
+from search.executors import Executor
 from search.failure import SearchFailed
 from search.gains import measure
 from search.objectives import study_of
@@ -71,12 +70,10 @@ def run(session: Session) -> None:
         console.print(done, highlight=False, soft_wrap=True)
         conclude(session, complete=True)
         return
-    # Where the user stands is where their modules are found, as with `python script.py`.
-    with connected(recipe.cluster, paths=[os.getcwd()]) as client:
-        executor = DaskExecutor(client)
+    with workers(session) as (executor, dashboard):
         facts = preflight(executor, study)
         remember(session, facts["origin"])
-        introduce(session, facts, dashboard=dashboard_address(client))
+        introduce(session, facts, dashboard=dashboard)
         if recipe.metrics.calibrate and not session.interrupts:
             calibrated(session, executor)
         if not session.interrupts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,9 @@ from pipelines.display import Display, clock
 from pipelines.ending import settle
 from pipelines.session import Session, aim, begun, note, start_sync, tiers
 from pipelines.studies import ledger_of, recipe_of
+from pipelines.workers import workers
 from search.checkpoints import discard
-from search.cluster import connected
-from search.executors import DaskExecutor, Executor
+from search.executors import Executor
 from search.failure import SearchFailed
 from search.gains import measure
 from search.race import Race
@@ -86,9 +85,8 @@ def run(session: Session, race: Race) -> None:
             session.console.print(f"[bold]{session.folder.name}[/]: {planned(race)}, all done before", highlight=False)
             conclude(session, outcome, tested)
             return
-    # Where the user stands is where their modules are found, as with `python script.py`.
-    with connected(session.recipe.cluster, paths=[os.getcwd()]) as client:
-        go_through(session, race, DaskExecutor(client))
+    with workers(session) as (executor, _):
+        go_through(session, race, executor)
 
 
 def go_through(session: Session, race: Race, executor: Executor) -> None:

@@ -8,24 +8,23 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
+from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm.core import CommClosedError
 from distributed.utils import LoopRunner
 
 from search.cluster_config import TLS, ClusterConfig
-from search.failure import SearchFailed
+from search.failure import ClusterAbsent, SearchFailed
 from search.installation import FACTS, PACKAGES, differences
+from search.worker import STALLED, WorkerSetup
 
 LOOPBACK = "127.0.0.1"
 DASHBOARD_PORT = 8787
@@ -38,8 +37,6 @@ OVER_SHARE = "worker-restart-memory"
 """Dask's topic of worker processes that were stopped because they took more memory than their share."""
 HEARTBEAT_LEAST = 60.0
 """A worker that imports torch, or whose code keeps Python's lock, sends no heartbeats meanwhile, and yet is well."""
-STALLED = "regatta-stalled"
-"""Dask's topic of worker processes that were ended because their training made no progress."""
 SETTINGS = {
     "distributed.worker.daemon": False,  # A daemonic worker may not start the worker processes of a DataLoader.
     # Dask blames all tasks that a dead worker held. Whether one had begun there, and is tried again, is ours to say.
@@ -54,28 +51,6 @@ SETTINGS = {
 }
 # Whatever fails comes back as a result; as lines of a log (of a heartbeat while all closes, too) it breaks the display.
 WORKER = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.CRITICAL}
-
-
-class WorkerSetup(WorkerPlugin):
-    """What every worker process does when it starts, one that replaces a lost worker too."""
-
-    name = "regatta"
-
-    def __init__(self, paths: list[str], threads: int | None, stall_seconds: float | None) -> None:
-        self.paths = paths
-        self.threads = threads
-        self.stall_seconds = stall_seconds
-
-    def setup(self, worker: Worker) -> None:
-        """Ignore Ctrl-C, which the terminal sends to all: the driver decides. Find the user's modules. Warm up."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Behind everything else: a folder of the user's called `models` must not hide ours.
-        sys.path.extend(path for path in self.paths if path not in sys.path)
-        import_module("torch").set_num_threads(self.threads or worker.state.nthreads)
-        # With Lightning, in all processes at the same time: its import takes as long as all else here.
-        import_module("models.probes")
-        import_module("models.memory").keep_freed_memory()
-        import_module("models.offspring").end_with_parent()
 
 
 class Watched(Nanny):
@@ -139,20 +114,22 @@ def _silent(client: Client, worker: str) -> str | None:
 
 
 @contextmanager
-def connected(config: ClusterConfig, *, paths: list[str]) -> Iterator[Client]:
+def connected(config: ClusterConfig, *, paths: list[str], patience: float | None = None) -> Iterator[Client]:
     """A client whose workers have passed the preflight.
 
     Args:
         paths: folders in which workers of this machine find the user's modules.
+        patience: seconds in which a running scheduler has to answer; None: `CONNECT_SECONDS`.
 
     Raises:
-        ValueError: if the scheduler cannot be reached, has no workers, or has workers with other packages.
+        ClusterAbsent: if the scheduler cannot be reached, or has no workers.
+        ValueError: if it has workers with other packages.
         SearchFailed: if a worker of this machine does not come up.
     """
     setup = WorkerSetup(paths, None, config.stall_seconds)
     with dask.config.set({**SETTINGS, "distributed.scheduler.worker-ttl": heartbeat_limit(config.stall_seconds)}):
         if config.address is not None:
-            with _remote(config.address) as client:
+            with _remote(config.address, patience or CONNECT_SECONDS) as client:
                 yield _checked(client, setup)
         else:
             workers = _local_workers(config)
@@ -171,9 +148,9 @@ def examined(address: str) -> dict[str, tuple[list[str], float]]:
     """Every worker of a running scheduler: how it differs and must not, and seconds by which its clock is ahead.
 
     Raises:
-        ValueError: if the scheduler cannot be reached.
+        ClusterAbsent: if the scheduler cannot be reached.
     """
-    with dask.config.set(SETTINGS), _remote(address) as client:
+    with dask.config.set(SETTINGS), _remote(address, CONNECT_SECONDS) as client:
         facts: Mapping[str, Any] = client.run(eval, FACTS % (PACKAGES,))
         return {worker: (list(differences(worker, found)), _ahead(client, worker)) for worker, found in facts.items()}
 
@@ -185,14 +162,16 @@ def _ahead(client: Client, worker: str) -> float:
     return there - (asked + time.time()) / 2
 
 
-def _remote(address: str) -> Client:
+def _remote(address: str, patience: float) -> Client:
     certificates = [dask.config.get(f"distributed.comm.tls.{name}", None) for name in ("ca-file", "client.cert")]
     if address.startswith("tls://") and None in certificates:
         raise ValueError(f"`cluster.address` must be left out without certificates, but got {address!r}. {TLS}")
+    # That it is lost, and looked for in vain, is told elsewhere; as lines of a log it would break the display.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
-        return Client(address, timeout=CONNECT_SECONDS)
+        return Client(address, timeout=patience)
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise ClusterAbsent(
             f"`cluster.address` must be that of a running Dask scheduler, but {address!r} does not answer: {error}. "
             "Start one with `dask scheduler`, or leave `cluster.address` out."
         ) from error
@@ -292,7 +271,7 @@ def dashboard_address(client: Client) -> str:
 def _checked(client: Client, setup: WorkerSetup) -> Client:
     facts: Mapping[str, Any] = client.run(eval, FACTS % (PACKAGES,))
     if not facts:
-        raise ValueError("`cluster.address` must be that of a scheduler with workers, but it has none. Start some.")
+        raise ClusterAbsent("`cluster.address` must be that of a scheduler with workers, but it has none. Start some.")
     mistakes = [sentence for worker, found in facts.items() for sentence in differences(worker, found)]
     if mistakes:
         raise ValueError("\n".join(mistakes))

@@ -24,6 +24,8 @@ class ClusterConfig:
     stall_seconds: float | None = 600.0
     """A training that takes no step for so long, and for ten times as long as any of its steps took, hangs: its worker
     is started anew, and the second time the trial ends. null: it is waited for."""
+    reconnect_seconds: float = 300.0
+    """So long, a scheduler at `address` that is lost is waited for, with a worker; 0: the search ends at once."""
 
     def mistakes(self) -> Iterator[str]:
         """Yield one sentence for every rule broken; names are relative to this object."""
@@ -33,6 +35,8 @@ class ClusterConfig:
             yield f"`per_gpu` must be at least 1, but got {self.per_gpu}."
         if self.stall_seconds is not None and not 0 < self.stall_seconds < float("inf"):
             yield f"`stall_seconds` must be greater than 0 and finite, or null, but got {self.stall_seconds}."
+        if not 0 <= self.reconnect_seconds < float("inf"):
+            yield f"`reconnect_seconds` must be at least 0 and finite, but got {self.reconnect_seconds}."
         if self.address is not None and self.workers is not None:
             yield "`workers` must be left out with `address`: a running scheduler has its own."
         if self.address is not None and is_open(self.address):

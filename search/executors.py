@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from uuid import uuid4
 
-from distributed import Client, Future, KilledWorker, get_worker
+from distributed import Client, Future, KilledWorker
 
 from models.segment import Segment, SegmentResult, Status
-from search.cluster import STALLED, WorkerSetup, end_of
-from search.stalls import EXIT_CODE, Stall, watched
-from search.work import TRAIN, failed, find, run_segments, set_stop
+from search.cluster import end_of
+from search.failure import SearchFailed
+from search.work import TRAIN, failed, find, run_segments, set_stop, untouched
+from search.worker import BEGUN, begin, call
 
 IN_FLIGHT = 2
 """Tasks handed out per worker: one runs while the next one already waits there."""
-BEGUN = "regatta-begun"
-"""Dask's topic under which workers say which task they begin."""
 ENDS: Mapping[str, Status] = {"oom_host": "OOM", "timeout": "TIMEOUT"}
 """Status of a trial that has cost two workers, by how the last one ended; others: FAILED."""
 STRIKES = 2
 """So many workers that died while they had begun a task, and it is not tried again."""
 LOSSES = 6
 """The same of workers that died before they had, as far as is known: other tasks are to blame, but not for ever."""
-FLUSH_SECONDS = 1.0
-"""How long a worker that ends itself waits until its last word is sent."""
 
 
 class Executor(Protocol):
@@ -160,7 +156,9 @@ class DaskExecutor:
 
     def __init__(self, client: Client, function: str = TRAIN) -> None:
         self._client = client
-        self._function = function
+        # A client that has lost its scheduler finds it again by itself, but what it had on its way there is gone.
+        self._connection = client.scheduler_comm
+        self.function = function
         self._running: dict[str, _Task] = {}
         self._done: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._name = uuid4().hex[:8]
@@ -193,7 +191,7 @@ class DaskExecutor:
         self._submitted += 1
         key = f"segment-{segments[0].trial}-{segments[0].from_step}-{self._submitted}-{self._name}"
         payloads = [segment.to_json() for segment in segments]
-        future = self._client.submit(_begin, self._function, payloads, key=key, pure=False)
+        future = self._client.submit(begin, self.function, payloads, key=key, pure=False)
         self._running[key] = _Task(future, segments, strikes, losses)
         future.add_done_callback(lambda done: self._done.put(done.key))
 
@@ -205,6 +203,14 @@ class DaskExecutor:
             return []
         while not self._done.empty():
             keys.append(self._done.get())
+        try:
+            return self._collect(keys) if self.lost() is None else []
+        except OSError:
+            if self.lost() is None:
+                raise
+            return []
+
+    def _collect(self, keys: Sequence[str]) -> list[SegmentResult]:
         finished = {key: self._running.pop(key) for key in keys}
         # A result whose worker has died since is computed again meanwhile; None: it failed, then or now.
         gathered = self._client.gather({key: task.future for key, task in finished.items()}, errors="skip")
@@ -212,7 +218,7 @@ class DaskExecutor:
         for key, task in finished.items():
             if gathered[key] is not None:
                 results.extend(SegmentResult.from_json(value) for value in gathered[key])
-            else:
+            elif self.lost() is None:
                 results.extend(self._lost(task))
         return results
 
@@ -225,7 +231,7 @@ class DaskExecutor:
         # Once more than one where the scheduler is not ours, and tries again by itself.
         strikes = task.strikes + [key for _, key in self._client.get_events(BEGUN)].count(task.future.key)
         if self._stopping:
-            return [replace(failed(segment, ""), status="PAUSED") for segment in task.segments]
+            return [untouched(segment) for segment in task.segments]
         if strikes < STRIKES and task.losses + 1 < LOSSES:
             self._send(task.segments, strikes=strikes, losses=task.losses + 1)
             return []
@@ -247,14 +253,20 @@ class DaskExecutor:
 
     def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
         """A task each, all waited for."""
-        futures = [self._client.submit(_call, function, payload, pure=False) for payload in payloads]
-        return [self._answer(future, function, payload) for future, payload in zip(futures, payloads, strict=True)]
+        futures = [self._client.submit(call, function, payload, pure=False) for payload in payloads]
+        try:
+            return [self._answer(future, function, payload) for future, payload in zip(futures, payloads, strict=True)]
+        except (CancelledError, OSError) as error:
+            why = self.lost()
+            if why is None:
+                raise
+            raise SearchFailed(f"{why}.") from error
 
     def _answer(self, future: Future[Any], function: str, payload: Any) -> Any:
         with suppress(KilledWorker):
             return future.result()
         try:
-            return self._client.submit(_call, function, payload, pure=False).result()
+            return self._client.submit(call, function, payload, pure=False).result()
         except KilledWorker as error:
             _, how = end_of(self._client, error.last_worker.address)
             raise ValueError(
@@ -265,31 +277,15 @@ class DaskExecutor:
     def request_stop(self) -> None:
         """Raise the flag in every worker process."""
         self._stopping = True
-        # A worker that is dying just now needs no flag.
-        self._client.run(set_stop, True, on_error="ignore")
+        # A worker that is dying just now needs no flag, and without a scheduler there is nobody to raise one.
+        with suppress(OSError):
+            self._client.run(set_stop, True, on_error="ignore")
 
     def lost(self) -> str | None:
-        """Whether the scheduler is gone."""
-        return None if self._client.status in ("running", "connecting") else f"the Dask client is {self._client.status}"
+        """Whether the scheduler is gone, or was: then nothing that was on its way comes back."""
+        intact = self._client.status == "running" and self._client.scheduler_comm is self._connection
+        return None if intact else "The connection to the Dask scheduler was lost"
 
-
-def _begin(function: str, payloads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    worker = get_worker()
-    worker.log_event(BEGUN, worker.get_current_task())
-    setup = worker.plugins[WorkerSetup.name]
-    assert isinstance(setup, WorkerSetup), "the preflight has registered it"
-
-    def end(stall: Stall) -> None:
-        worker.log_event(STALLED, {"worker": worker.address, **asdict(stall)})
-        time.sleep(FLUSH_SECONDS)
-        os._exit(EXIT_CODE)
-
-    def watch(first: Segment) -> AbstractContextManager[None]:
-        name = f"trial-{first.trial:05d}-step-{first.from_step}-process-{os.getpid()}.txt"
-        return watched(setup.stall_seconds, folder=first.folder, name=name, end=end)
-
-    return run_segments(function, payloads, watch=watch)
-
-
-def _call(function: str, payload: Any) -> Any:
-    return find(function)(payload)
+    def close(self) -> None:
+        """Let go of the scheduler, before this process ends."""
+        self._client.close()

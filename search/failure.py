@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class SearchFailed(RuntimeError):
     """The search cannot go on; what it has done so far is in the ledger."""
+
+
+class ClusterAbsent(ValueError):
+    """No scheduler answers at the address, or it has no workers: there may be some later."""

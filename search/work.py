@@ -6,6 +6,7 @@ import importlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from models.segment import Segment, SegmentResult
@@ -63,3 +64,8 @@ def failed(segment: Segment, reason: str) -> SegmentResult:
         status="FAILED",
         reason=reason,
     )
+
+
+def untouched(segment: Segment) -> SegmentResult:
+    """The result of a segment that was stopped, and of which nothing came back: it goes on from where it began."""
+    return replace(failed(segment, ""), status="PAUSED")

@@ -191,6 +191,7 @@ ADDED = [
     ("search:\n  batch_sizes: [8, 0]", 8, "`search.batch_sizes` must be at least 1, but got 0."),
     ("search:\n  learning_rate:\n    factor: 1", 9, "`search.learning_rate.factor` must be greater than 1"),
     ("cluster: {workers: 0}", 7, "`cluster.workers` must be at least 1, but got 0."),
+    ("cluster: {reconnect_seconds: -1}", 7, "`cluster.reconnect_seconds` must be at least 0 and finite, but got -1"),
     # Optimizers, schedules and their arguments.
     ("search:\n  optimizers: [sgdd]", 8, "`search.optimizers.sgdd` must be one of adam, adamw, own, rmsprop, sgd,"),
     ("search:\n  schedules:\n    constant:\n    cosin:", 10, "`search.schedules.cosin` must be one of batch_growth,"),
