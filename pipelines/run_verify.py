@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from rich.markup import escape
@@ -224,7 +225,7 @@ def table(outcome: Outcome, *, metric: str) -> Table:
     title = f"{metric} on fresh seeds{by}"
     made = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
     made.add_column("configuration", no_wrap=True)
-    others = [name for name in outcome.finalists[0].objectives if name != metric]
+    others = [name for name in dict.fromkeys(chain(*(one.objectives for one in outcome.finalists))) if name != metric]
     by_another = outcome.judged_by not in (metric, *others)
     for name in ("in the search", "mean", "SD", "seeds", *others, *([outcome.judged_by] if by_another else [])):
         made.add_column(name, justify="right", overflow="fold")

@@ -193,6 +193,19 @@ def test_at_a_rung_the_front_goes_on_its_ends_first() -> None:
     assert promoted(standings, rule="halving", eta=3) == [1, 3]
 
 
+def test_small_groups_have_a_share_together_though_places_of_different_groups_do_not_compare() -> None:
+    """The first of each group is at place 0 of it: the one asked first goes on."""
+    standings, scores = [], {}
+    for first, group in ((0, "a"), (10, "b"), (20, "c")):
+        for place in range(3):
+            number, losses = first + place, [0.1 * place, *([0.9 - first / 100] if place == 0 else [])]
+            standings.append(standing(number, *losses, group=group))
+            scores[number] = [Score((loss, loss), loss) for loss in losses]
+    found = placed(standings, scores)
+    assert promoted(found, rule="halving", eta=3) == []
+    assert promoted(found, rule="halving", eta=3, pooled=True) == [0]
+
+
 def test_places_are_counted_among_those_of_one_group_and_rung_and_what_broke_has_none() -> None:
     scores = {n: [Score((x, -x), x), Score((-x, x), x)] for n, x in enumerate((3.0, 1.0, 2.0))}
     given = [standing(0, 3.0, 3.0), standing(1, 1.0, math.inf), standing(2, 2.0, group="b"), standing(3, math.inf)]
