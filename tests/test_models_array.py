@@ -142,17 +142,20 @@ def test_members_whose_batches_grow_equal_the_same_trials_alone(tmp_path: Path) 
 def test_every_model_equals_itself_alone_under_every_optimizer_and_schedule(
     model: str, optimizer: str, tmp_path: Path
 ) -> None:
-    # Twelve schedules in arrays of three; 240 steps, a pause after 120 of them.
+    # Twelve schedules in arrays of three, 240 steps. Half-way the first trial is pruned, and a fresh one takes its slot.
     for names in (FIXED[start : start + 3] for start in range(0, len(FIXED), 3)):
         configs = trio(names, model=model, optimizer=optimizer, epochs=30, evaluations=10)[: len(names)]
         first = segments(configs, tmp_path / "array", until=0.5)
         half = train_array(first)
         assert {r.status for r in half} == {"PAUSED"}, half[0].reason
+        refilled = [*segments(configs[:1], tmp_path / "refill"), *after(half, first)[1:]]
+        rest = train_array(refilled)
+        assert {r.tags["tier"] for r in rest} == {"array"}
         whole = alone(segments(configs, tmp_path / "solo"))
-        rest = train_array(after(half, first))
+        assert_equal(rest[:1], whole[:1])
         assert_equal(
-            [dataclasses.replace(r, curve=(), examples=w.examples) for r, w in zip(rest, whole, strict=True)],
-            [dataclasses.replace(w, curve=()) for w in whole],
+            [dataclasses.replace(r, curve=(), examples=w.examples) for r, w in zip(rest[1:], whole[1:], strict=True)],
+            [dataclasses.replace(w, curve=()) for w in whole[1:]],
         )
 
 
