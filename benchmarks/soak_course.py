@@ -154,12 +154,10 @@ class Course:
     def workers(self) -> Iterator[psutil.Process]:
         """The processes in which trials train."""
         assert self.driver is not None
-        for child in self.driver.children(recursive=True):
-            try:
-                if any("spawn_main" in word for word in child.cmdline()):
-                    yield child
-            except psutil.NoSuchProcess:
-                continue
+        for child in self.driver.children():
+            with suppress(psutil.NoSuchProcess):
+                if any("forkserver" in word for word in child.cmdline()):
+                    yield from child.children()
 
     def family(self) -> Iterator[psutil.Process]:
         """Every process that any start of the command has left or still has."""

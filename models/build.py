@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
@@ -56,11 +57,12 @@ def named_parameters(cls: type) -> list[inspect.Parameter]:
     return [p for p in _parameters(cls) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
-def _parameters(cls: type) -> list[inspect.Parameter]:
+@functools.cache
+def _parameters(cls: type) -> tuple[inspect.Parameter, ...]:
     try:
-        return list(inspect.signature(cls).parameters.values())
+        return tuple(inspect.signature(cls).parameters.values())
     except ValueError:  # Classes written in C seldom tell: they check their arguments themselves.
-        return [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]
+        return (inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD),)
 
 
 def takes(cls: type, name: str) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psutil
@@ -19,7 +21,7 @@ from models.config import TrainConfig
 from models.frozen import Frozen
 from models.fusion import fusable
 from models.prepared import prepare
-from models.segment import Segment, SegmentResult
+from models.segment import Segment
 from models.train import train_segment
 
 FIRST_WIDTH = 16
@@ -30,10 +32,12 @@ COPIES = 4
 """Tensors of a parameter's size: itself, its gradient, and at most two of an optimizer."""
 SPARE = 2.0
 """Memory of an array over what can be counted beforehand: temporaries, gaps."""
-SECONDS = 0.15
-"""How long each width trains."""
+SECONDS = 0.06
+"""How long each width trains at least."""
 STEPS = 50
 """Steps that a training has at least, so that the time runs out before it ends."""
+LAPS = 3
+"""Steps that are timed at least; the first of a training is not, for it fills caches and memory."""
 
 
 def array_gain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,8 +54,9 @@ def array_gain(values: Mapping[str, Any]) -> dict[str, Any]:
     config = dataclasses.replace(config, min_steps=max(config.min_steps, STEPS), evaluations=1)
     with tempfile.TemporaryDirectory() as folder:
         first = Segment(trial=0, config=config, folder=folder)
-        train_segment(first, stop=after(0.0))
-        alone = step_seconds([train_segment(first, stop=after(SECONDS))])
+        watch = Stopwatch()
+        train_segment(first, stop=watch)
+        alone = watch.lap
         reason = fusable([config])
         most = 1 if reason else min(values["most"], int(memory_left(config) / (SPARE * member_bytes(config))))
         if most < 2:
@@ -92,8 +97,9 @@ def share_of_step(first: Segment, width: int) -> float:
         dataclasses.replace(first, trial=index, config=dataclasses.replace(first.config, seed_order=index))
         for index in range(width)
     ]
-    train_array(segments, stop=after(0.0))
-    return step_seconds(train_array(segments, stop=after(SECONDS))) / width
+    watch = Stopwatch()
+    train_array(segments, stop=watch)
+    return watch.lap / width
 
 
 def member_bytes(config: TrainConfig) -> int:
@@ -128,19 +134,24 @@ def on_gpu(config: TrainConfig) -> bool:
     return config.accelerator != "cpu" and torch.cuda.is_available()
 
 
-def after(seconds: float) -> Callable[[], bool]:
-    """False until so many seconds after the first call."""
-    started: list[float] = []
+class Stopwatch:
+    """Times the steps of a training, which asks after each of them whether to stop, and stops it."""
 
-    def over() -> bool:
-        if not started:
-            started.append(time.perf_counter())
-        return time.perf_counter() - started[0] >= seconds
+    def __init__(self) -> None:
+        self.laps: list[float] = []
+        self.last = self.end = math.inf
 
-    return over
+    def __call__(self) -> bool:
+        """Whether enough steps have been timed."""
+        now = time.perf_counter()
+        if self.end == math.inf:
+            self.end = now + SECONDS
+        else:
+            self.laps.append(now - self.last)
+        self.last = now
+        return now >= self.end and len(self.laps) >= LAPS
 
-
-def step_seconds(results: Sequence[SegmentResult]) -> float:
-    """Seconds of training for each step that was taken; 0 if none was."""
-    first = results[0]
-    return first.seconds / first.to_step if first.to_step else 0.0
+    @property
+    def lap(self) -> float:
+        """Seconds of a step, the median: now and then something else takes the processor. 0 if none was timed."""
+        return statistics.median(self.laps) if self.laps else 0.0

@@ -8,11 +8,14 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipelines.schema import nearest
 from tracking.credentials import without_credentials
 from tracking.ledger_file import LedgerUnwritable
+
+if TYPE_CHECKING:
+    from pipelines.recipe import Recipe
 
 MISTAKE = 2
 """Exit code of a command that was asked wrongly."""
@@ -32,14 +35,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _search(argv: Sequence[str]) -> int:
-    return _of_recipe("search", argv)
+    return _of_recipe("search", argv, begin=_start_workers)
+
+
+def _start_workers(recipe: Recipe) -> None:
+    """What workers import takes as long as all that the driver does until then."""
+    from search.forking import start
+
+    if recipe.cluster.address is None:
+        start()
 
 
 def _all(argv: Sequence[str]) -> int:
     return _of_recipe("all", argv)
 
 
-def _of_recipe(command: str, argv: Sequence[str]) -> int:
+def _of_recipe(command: str, argv: Sequence[str], *, begin: Callable[[Recipe], None] = lambda recipe: None) -> int:
     from pipelines.recipe import Recipe, load_recipe, public, to_yaml
 
     if {"--help", "-h"} & set(argv):
@@ -53,6 +64,7 @@ def _of_recipe(command: str, argv: Sequence[str]) -> int:
     if "--print_config" in argv:
         print(to_yaml(public(recipe)), end="")
         return 0
+    begin(recipe)
     return _pipeline(command, recipe)
 
 

@@ -18,8 +18,9 @@ from rich.text import Text
 from pipelines import checkup
 from pipelines.checkup import PACKAGES, REINSTALL, Finding
 from pipelines.machine import memory_available, owner_of, processor_quota, start_torch, torch_found
-from search.cluster import DASHBOARD_PORT, cores_allowed, examined, gpus
+from search.cluster import DASHBOARD_PORT, examined
 from search.cluster_config import ClusterConfig, is_open
+from search.resources import cores_allowed, gpus
 from tracking.client import tracking_uri
 from tracking.health import existing, ledger, state_folder
 from tracking.health_store import store

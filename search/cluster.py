@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator, Mapping
@@ -21,9 +19,11 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm.core import CommClosedError
 from distributed.utils import LoopRunner
 
+from search import forking
 from search.cluster_config import TLS, ClusterConfig
 from search.failure import ClusterAbsent, SearchFailed
 from search.installation import FACTS, PACKAGES, differences
+from search.resources import cores_allowed, gpus
 from search.worker import STALLED, WorkerSetup
 
 LOOPBACK = "127.0.0.1"
@@ -46,8 +46,7 @@ SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1h",
     # Dask would rest a worker at 80 % of its share until memory is freed. Ours keep it: nothing would run there again.
     "distributed.worker.memory.pause": False,
-    # Large pages for what torch allocates, where glibc can ask for them: must be there before the process starts.
-    "distributed.nanny.pre-spawn-environ.GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in forking.ENVIRONMENT.items()},
 }
 # Whatever fails comes back as a result; as lines of a log (of a heartbeat while all closes, too) it breaks the display.
 WORKER = {"nthreads": 1, "host": LOOPBACK, "dashboard": False, "silence_logs": logging.CRITICAL}
@@ -127,11 +126,17 @@ def connected(config: ClusterConfig, *, paths: list[str], patience: float | None
         SearchFailed: if a worker of this machine does not come up.
     """
     setup = WorkerSetup(paths, None, config.stall_seconds)
-    with dask.config.set({**SETTINGS, "distributed.scheduler.worker-ttl": heartbeat_limit(config.stall_seconds)}):
+    settings = {
+        **SETTINGS,
+        "distributed.scheduler.worker-ttl": heartbeat_limit(config.stall_seconds),
+        "distributed.worker.multiprocessing-method": forking.method(),
+    }
+    with dask.config.set(settings):
         if config.address is not None:
             with _remote(config.address, patience or CONNECT_SECONDS) as client:
                 yield _checked(client, setup)
         else:
+            forking.start()
             workers = _local_workers(config)
             setup.threads = max(1, cores_allowed() // len(workers))
             with ExitStack() as stack:
@@ -177,29 +182,11 @@ def _remote(address: str, patience: float) -> Client:
         ) from error
 
 
-def gpus() -> list[str]:
-    """The GPUs that may be used: those of CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists (torch is not asked)."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in map(str.strip, visible.split(",")) if gpu not in ("", "-1")]
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
-    lines = listed.stdout.splitlines() if listed.returncode == 0 else []
-    return [str(index) for index, line in enumerate(line for line in lines if line.startswith("GPU "))]
-
-
 def _local_workers(config: ClusterConfig) -> list[dict[str, str]]:
-    """The environment of each worker: one per GPU (or `per_gpu`), seeing only its own; else one per core."""
+    """What a worker's environment has beside ours: one per GPU (or `per_gpu`), seeing only that; else one per core."""
     devices = [gpu for gpu in gpus() for _ in range(config.per_gpu)]
     count = config.workers or len(devices) or cores_allowed()
     return [{"CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} if devices else {} for i in range(count)]
-
-
-def cores_allowed() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -220,7 +207,11 @@ def _local(workers: list[dict[str, str]], *, dashboard: bool) -> Iterator[SpecCl
                 "dashboard_address": f"{LOOPBACK}:{_free_port(DASHBOARD_PORT)}",
             },
         },
-        workers={index: {"cls": Watched, "options": {**options, "env": env}} for index, env in enumerate(workers)},
+        # All of ours: a process that workers are forked from has that of its own start.
+        workers={
+            index: {"cls": Watched, "options": {**options, "env": {**os.environ, **env}}}
+            for index, env in enumerate(workers)
+        },
         silence_logs=logging.ERROR,
         name="regatta",
     ) as cluster:

@@ -15,6 +15,7 @@ from typing import Any
 from distributed import Worker, WorkerPlugin, get_worker
 
 from models.segment import Segment
+from search import forking
 from search.stalls import EXIT_CODE, Stall, watched
 from search.work import find, run_segments, set_stop
 
@@ -39,6 +40,7 @@ class WorkerSetup(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Ignore Ctrl-C, which the terminal sends to all: the driver decides. Find the user's modules. Warm up."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        forking.settle()
         # Behind everything else: a folder of the user's called `models` must not hide ours.
         sys.path.extend(path for path in self.paths if path not in sys.path)
         import_module("torch").set_num_threads(self.threads or worker.state.nthreads)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,16 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """All processes that a command has started."""
     children: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
     return children
+
+
+def workers(pid: int) -> list[psutil.Process]:
+    """The worker processes of a command, forked from the process that has imported torch for all of them."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess):
+            if any("forkserver" in word for word in child.cmdline()):
+                found += child.children()
+    return found
 
 
 def left_over(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -5,25 +5,23 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-from faulty_searches import FAULTS, ONCE, SECONDS, ended, family, left_over, search, send, started, trials, wait_until
+from faulty_searches import FAULTS, ONCE, SECONDS, ended, family, left_over, search, send, started, trials, wait_until, workers
 
 GRACE = 10.0
 """Seconds that schedulers leave a process after SIGTERM."""
 
 
 def loaders(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes of DataLoaders: started by a worker, and not by the driver."""
-    found = []
-    for child in family(process):
-        try:
-            if child.ppid() != process.pid and any("spawn_main" in word for word in child.cmdline()):
-                found.append(child)
-        except psutil.NoSuchProcess:  # They come and go with every epoch.
-            continue
+    """The processes of DataLoaders: started by a worker."""
+    found: list[psutil.Process] = []
+    for worker in workers(process.pid):
+        with suppress(psutil.NoSuchProcess):
+            found += worker.children()
     return found
 
 

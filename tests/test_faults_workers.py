@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from faulty_searches import FAULTS, ONCE, SECONDS, curve, outcome, search, trials, undisturbed
+from faulty_searches import FAULTS, ONCE, SECONDS, curve, outcome, search, trials, undisturbed, workers
 from tracking_rows import trial
 
 from models.config import TrainConfig
@@ -113,10 +113,9 @@ def test_a_worker_that_dies_while_it_starts_is_a_sentence() -> None:
 
     def hunt() -> None:
         while not over.wait(0.05):
-            for child in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):
-                    if any("spawn_main" in word for word in child.cmdline()):
-                        child.kill()
+            for worker in workers(os.getpid()):
+                with suppress(psutil.NoSuchProcess):
+                    worker.kill()
 
     hunter = threading.Thread(target=hunt)
     hunter.start()

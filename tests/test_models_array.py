@@ -142,7 +142,7 @@ def test_members_whose_batches_grow_equal_the_same_trials_alone(tmp_path: Path) 
 def test_every_model_equals_itself_alone_under_every_optimizer_and_schedule(
     model: str, optimizer: str, tmp_path: Path
 ) -> None:
-    # Twelve schedules in arrays of three, 240 steps. Half-way the first trial is pruned, and a fresh one takes its slot.
+    # Twelve schedules in arrays of three, 240 steps. Half-way the first is pruned, and a fresh trial takes its slot.
     for names in (FIXED[start : start + 3] for start in range(0, len(FIXED), 3)):
         configs = trio(names, model=model, optimizer=optimizer, epochs=30, evaluations=10)[: len(names)]
         first = segments(configs, tmp_path / "array", until=0.5)

@@ -19,7 +19,7 @@ from distributed import Client
 from search_parts import HERE, space
 
 from models.segment import Segment, SegmentResult
-from search import cluster
+from search import cluster, resources
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
 from search.executors import DaskExecutor, Executor, SerialExecutor
@@ -223,7 +223,7 @@ def test_gpus_are_those_that_the_environment_allows(
     visible: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert cluster.gpus() == expected
+    assert resources.gpus() == expected
 
 
 WORKERS = [
@@ -247,7 +247,7 @@ def test_each_worker_sees_one_gpu(
 
 def test_without_gpus_there_is_a_worker_for_every_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert cluster._local_workers(ClusterConfig()) == [{}] * cluster.cores_allowed()
+    assert cluster._local_workers(ClusterConfig()) == [{}] * resources.cores_allowed()
 
 
 def test_a_worker_like_this_process_has_no_differences(client: Client) -> None:
