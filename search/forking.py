@@ -61,6 +61,8 @@ def settle() -> None:
         return
     if os.environ.get(SAFE_PATH) == OURS:
         del os.environ[SAFE_PATH]
+    # As in a script of the user's. A DataLoader's processes would otherwise be forked from a process that outlives us.
+    multiprocessing.set_start_method("fork" if sys.version_info < (3, 14) else "spawn", force=True)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -10,7 +10,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faulty_searches import FAULTS, ONCE, SECONDS, ended, family, left_over, search, send, started, trials, wait_until, workers
+from faulty_searches import (
+    FAULTS,
+    ONCE,
+    SECONDS,
+    ended,
+    family,
+    left_over,
+    search,
+    send,
+    started,
+    trials,
+    wait_until,
+    workers,
+)
 
 GRACE = 10.0
 """Seconds that schedulers leave a process after SIGTERM."""

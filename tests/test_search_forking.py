@@ -22,9 +22,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers ar
 
 @linux
 @pytest.mark.parametrize(("visible", "expected"), [("", "forkserver"), ("0", "spawn")])
-def test_workers_are_forked_where_there_is_no_gpu(
-    visible: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_are_forked_where_there_is_no_gpu(visible: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert forking.method() == expected
 
