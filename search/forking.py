@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 
 from search.resources import gpus
@@ -50,6 +51,15 @@ def start() -> None:
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    atexit.unregister(_end)
+    atexit.register(_end)
+
+
+def _end() -> None:
+    """It would end by itself, but in the midst of its imports only after them, and otherwise in a second."""
+    pid = getattr(forkserver, "_forkserver")._forkserver_pid  # noqa: B009 (unknown to typeshed)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def settle() -> None:
