@@ -63,16 +63,18 @@ def _end() -> None:
 
 
 def settle() -> None:
-    """In a forked worker: take back what was meant for the imports only, and end with the process it is forked from.
+    """In a worker: let a DataLoader start its processes as in a script of the user's, not as the worker was started.
 
-    With that process goes what the driver knows of the worker: it starts another one, and this one must not go on.
+    One that was forked also ends with the process that it is forked from. With that goes what the driver knows of it:
+    another worker takes its place, and this one must not go on.
     """
+    # Forked from the process that workers are forked from, they would outlive their worker.
+    forks = sys.platform == "linux" and sys.version_info < (3, 14)
+    multiprocessing.set_start_method("fork" if forks else "spawn", force=True)
     if forkserver.get_inherited_fds() is None:
         return
     if os.environ.get(SAFE_PATH) == OURS:
         del os.environ[SAFE_PATH]
-    # As in a script of the user's. A DataLoader's processes would otherwise be forked from a process that outlives us.
-    multiprocessing.set_start_method("fork" if sys.version_info < (3, 14) else "spawn", force=True)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
