@@ -9,9 +9,11 @@ RUN =
 # Not empty: a search is followed by `make verify`.
 VERIFY =
 ARGS =
+# Processes among which the tests are divided, file by file; with 1, `ARGS=--pdb` and the like can be answered.
+JOBS = 2
 
 study = $(if $(STUDY),--study "$(STUDY)")
-pytest = .venv/bin/python -m pytest
+pytest = .venv/bin/python tests/side_by_side.py $(JOBS)
 fast = not slow and not browser
 slow = slow or browser
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+import warnings
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -196,6 +197,8 @@ def _local(workers: list[dict[str, str]], *, dashboard: bool) -> Iterator[SpecCl
     options = {**WORKER, "memory_limit": 1 / len(workers)}
     # That a task has lost its workers becomes the reason of its trial; as a line of a log it would break the display.
     logging.getLogger("distributed.scheduler").setLevel(logging.CRITICAL)
+    # Another search may take the dashboard's port right after it was found free: its address is told in any case.
+    warnings.filterwarnings("ignore", r"Port \d+ is already in use", UserWarning)
     with SpecCluster(
         loop=runner.loop,
         scheduler={

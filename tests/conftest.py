@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -31,6 +34,63 @@ def regatta_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "regatta_home"
     monkeypatch.setenv("REGATTA_HOME", str(home))
     return home
+
+
+# Several processes side by side: see `side_by_side.py`. Files are claimed whole, since their tests share fixtures.
+
+CLAIMED = pytest.StashKey[dict[str, bool]]()
+"""Whether this process or another one has come first, by what can be claimed."""
+COMPANY = pytest.StashKey[TextIO]()
+"""Locked by every process that runs tests; by itself alone, once tests come that bear no company."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of a process among others."""
+    parser.addoption("--claims", type=Path, help="a folder in which processes side by side claim files of tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Join the others, from the beginning on."""
+    config.stash[CLAIMED] = {}
+    if config.getoption("claims"):
+        company = config.stash[COMPANY] = (config.getoption("claims") / "company").open("w")
+        fcntl.flock(company, fcntl.LOCK_SH)
+        # Closed alone, it would stay locked for as long as a process that was forked meanwhile.
+        config.add_cleanup(lambda: fcntl.flock(company, fcntl.LOCK_UN))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with many tests first, so that the processes end at about the same time; at last what bears no company."""
+    if config.getoption("claims"):
+        sizes = Counter(map(claim_of, items))
+        items.sort(key=lambda item: (claim_of(item) == "alone", -sizes[claim_of(item)]))
+
+
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Pass over a test that another process has claimed."""
+    claims, claimed, name = item.config.getoption("claims"), item.config.stash[CLAIMED], claim_of(item)
+    if claims is None:
+        return None
+    if name not in claimed:
+        claimed[name] = claim(claims / name)
+        if name == "alone" and claimed[name]:
+            fcntl.flock(item.config.stash[COMPANY], fcntl.LOCK_EX)
+    return None if claimed[name] else True
+
+
+def claim_of(item: pytest.Item) -> str:
+    """What a process claims with a test: all of its file, or all tests that bear no company."""
+    return "alone" if item.get_closest_marker("alone") else item.path.name
+
+
+def claim(path: Path) -> bool:
+    """Whether nobody has claimed it before."""
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        return False
+    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

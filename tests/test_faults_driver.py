@@ -39,6 +39,7 @@ def loaders(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_closed_terminal_pauses_what_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
     mark = tmp_path / "begun"
     words = [FAULTS, "{any: mark}", ONCE, str(mark), SECONDS, "0.05", "--search.segment_seconds", "60"]
@@ -60,6 +61,7 @@ def test_a_closed_terminal_pauses_what_runs_and_the_same_command_goes_on(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_second_ctrl_c_ends_even_a_training_that_hangs_and_loses_nothing(tmp_path: Path) -> None:
     mark = tmp_path / "hangs"
     words = [FAULTS, "{any: hang}", ONCE, str(mark), "--search.batch_sizes", "[16, 64]"]

@@ -22,7 +22,7 @@ from search.cluster_config import ClusterConfig
 from search.executors import DaskExecutor
 from tracking.ledger import Ledger
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 GRACE = 10.0
 """Seconds that Ctrl-C may take."""
 

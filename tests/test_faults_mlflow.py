@@ -103,6 +103,7 @@ def syncs() -> Iterator[Callable[[Path, str | None], Sync]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_slow_server_makes_nobody_wait_who_commits_a_trial(
     door: Door, expected: dict[str, tuple[str, int]], syncs: Callable[[Path, str | None], Sync], tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def values(**changes: Any) -> dict[str, Any]:
     return {"config": config_of(sys.modules[__name__], model="Hungry", data="Sixty", **changes).to_json()}
 
 
+@pytest.mark.slow
 def test_a_training_is_timed_and_its_peak_is_what_its_steps_take() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     found = measure({**values(model_args={"mebibytes": 4}, batch_size=16), "seconds": 0.2})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import PATIENCE, regatta, started
 from rich.console import Console
 from test_pipelines_bundle import bundle, one
 from test_pipelines_train import LARGE, request
@@ -35,8 +36,6 @@ from tracking.ledger import Ledger
 from tracking.ledger_file import FILE
 from tracking.place import existing_study
 
-REGATTA = str(Path(sys.executable).with_name("regatta"))
-PATIENCE = 300
 TINY = [
     "--config", "smoke", "--search.batch_sizes", "[64]", "--search.schedules", "[constant]", "--training.epochs", "1",
     "--search.arrays", "off", "--cluster.workers", "2", "--tracking.mlflow", "false",
@@ -257,29 +256,10 @@ def test_a_verification_since_is_news_for_the_registry_alone(folder: Path) -> No
 # For real, in processes of its own
 
 
-def started(*words: str, home: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "REGATTA_HOME": str(home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(
-        [REGATTA, *words],
-        cwd=home.parent,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def ended(*words: str, home: Path, code: int = 0) -> tuple[str, str]:
-    process = started(*words, home=home)
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert process.returncode == code, out + err
-    return out, err
+    done = regatta(*words, home=home)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
 def lines(out: str) -> list[str]:

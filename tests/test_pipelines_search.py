@@ -20,46 +20,19 @@ import optuna
 import psutil
 import pytest
 import yaml
+from commands import PATIENCE, regatta, started
 
 from pipelines.recipe import load_recipe
 from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
 from tracking.sending import Projection
 
-REGATTA = str(Path(sys.executable).with_name("regatta"))
-PATIENCE = 240
 TINY = [
     "search", "--config", "smoke", "--search.batch_sizes", "[64]", "--search.schedules", "[constant, cosine]",
     "--search.trials", "2", "--training.epochs", "2", "--cluster.workers", "1",
     "--search.arrays", "off",  # Alone, trials are equal to the bit.
 ]  # fmt: skip
 UNTRACKED = ["--tracking.mlflow", "false", "--tracking.report", "false"]
-
-
-def started(*words: str, home: Path, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """The command in a process group of its own, as a shell starts it."""
-    environment = {**os.environ, "REGATTA_HOME": str(home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(
-        [REGATTA, *words],
-        cwd=cwd or home.parent,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def regatta(*words: str, home: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command, waited for."""
-    process = started(*words, home=home, cwd=cwd)
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def succeeded(*words: str, home: Path, cwd: Path | None = None) -> str:
@@ -196,6 +169,7 @@ def test_what_a_search_says_is_plain_text(searched: tuple[Path, str]) -> None:
     assert "Dask: http://127.0.0.1:" in said
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing_and_shows_the_same(searched: tuple[Path, str]) -> None:
     home, said = searched
     before = rows(home / "smoke")
@@ -270,6 +244,7 @@ def _running(process: subprocess.Popen[str], home: Path) -> list[psutil.Process]
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(("which", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_search_ends_soon_and_the_command_it_prints_goes_on(
     which: signal.Signals, code: int, tmp_path: Path
@@ -298,6 +273,7 @@ def test_an_interrupted_search_ends_soon_and_the_command_it_prints_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("moment", [0.3, 1.0, 2.0, 3.0, 4.0])
 def test_an_interrupt_while_the_workers_start_leaves_nothing_behind(moment: float, tmp_path: Path) -> None:
     process = started(*TINY, *UNTRACKED, home=tmp_path / "home")

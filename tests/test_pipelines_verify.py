@@ -10,8 +10,6 @@ import math
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import PATIENCE, regatta, started
 from rich.console import Console
 
 from pipelines import run_verify
@@ -37,8 +36,6 @@ from tracking.ledger import Ledger
 from tracking.report.panels_finalists import finalists_panel
 from tracking.report.verdict import facts, headline
 
-REGATTA = str(Path(sys.executable).with_name("regatta"))
-PATIENCE = 240
 TINY = [
     "--config", "smoke", "--search.batch_sizes", "[64, 256]", "--search.trials", "2", "--training.epochs", "1",
     "--search.arrays", "off",
@@ -226,29 +223,10 @@ def test_what_has_no_figure_is_left_out_of_mlflow() -> None:
 # As a user runs it
 
 
-def started(*words: str, home: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "REGATTA_HOME": str(home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(
-        [REGATTA, *words],
-        cwd=home.parent,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def succeeded(*words: str, home: Path) -> str:
-    process = started(*words, home=home)
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert process.returncode == 0, out + err
-    return out
+    done = regatta(*words, home=home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def confirmed(home: Path) -> list[dict[str, Any]]:

@@ -142,6 +142,7 @@ def test_a_stop_reaches_segments_that_run_and_segments_that_wait(client: Client,
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_segment_costs_nothing_but_time(client: Client, tmp_path: Path) -> None:
     executor = DaskExecutor(client, "search_parts.until_stopped")
     (segment,) = segments(tmp_path, 1)
@@ -160,6 +161,7 @@ def test_a_worker_killed_in_mid_segment_costs_nothing_but_time(client: Client, t
     assert set(client.run(_finds_our_stand_ins).values()) == {True}
 
 
+@pytest.mark.slow
 def test_a_segment_that_always_kills_its_worker_fails_and_the_others_do_not(client: Client, tmp_path: Path) -> None:
     executor = DaskExecutor(client, "search_parts.dies")
     deadly, *harmless = segments(tmp_path, 4)
@@ -356,6 +358,7 @@ def _when_it_has_workers(stack: contextlib.ExitStack, address: str) -> Client:
             time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_no_worker_process_is_left_over() -> None:
     script = f"""
 import os
