@@ -78,6 +78,8 @@ test: .venv/.installed-dev ## Run the fast tests (ARGS="-k name" chooses among t
 	$(pytest) -m "$(fast)" $(ARGS)
 
 .PHONY: test-slow
+# Those that start searches use several processes as they are; JOBS=2 is shorter where the machine is idle otherwise.
+test-slow: JOBS = 1
 test-slow: .venv/.installed-dev ## Run the tests that `make test` leaves out: slow ones and those with a browser
 	$(pytest) -m "$(slow)" $(ARGS)
 
