@@ -52,6 +52,8 @@ class Display:
 
     def watch(self, race: Race) -> None:
         """Show the race as it stands now, unless that was just done."""
+        while race.told:
+            self._console.print(race.told.popleft(), highlight=False, markup=False, soft_wrap=True)
         if self._examples_before is None:
             self._examples_before = examples_done(race)
         if time.monotonic() - self._shown_at < (LINE_SECONDS if self._live is None else REFRESH_SECONDS):

@@ -32,7 +32,7 @@ VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "m
 CHANGEABLE = (
     *("trials", "refine", "extend", "enqueue", "choose"),
     *("seconds", "examples", "device_seconds", "stop"),
-    *("keep_checkpoints", "segment_seconds", "arrays", "audit", "probes"),
+    *("keep_checkpoints", "segment_seconds", "arrays", "accumulate", "audit", "probes"),
 )
 """Settings of a search that may change when its study goes on; everything else decides what a trial is."""
 WIDTH = 120

@@ -227,6 +227,9 @@ class SearchConfig:
     """Seed of the proposals."""
     arrays: Literal["auto", "off", "require"] = "auto"
     """Whether trials of one shape train side by side in one process; auto: where that was measured to be faster."""
+    accumulate: bool = False
+    """Whether a batch that does not fit into memory is trained in smaller parts whose gradients make one step; false:
+    its size and larger ones are closed."""
     audit: float = 0.0
     """Share of the trials trained side by side that are trained once more, alone, to compare."""
     probes: Sequence[Literal["noise", "sharpness", "memory"]] = ("noise", "sharpness")

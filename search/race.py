@@ -25,6 +25,8 @@ WAIT = 0.25
 GRACE = 5.0
 """Seconds for running segments to end in after a signal: with all that follows, the search ends within ten. One that
 has not ended by then, since it hangs or its steps are long, is lost: its trial goes on from the checkpoint before."""
+MOST_EXAMPLES = "most_examples"
+"""The note of how many examples go through the model at once, at most."""
 OVERHEAD = 20.0
 """A segment trains at least this many times as long as the one before spent on set-up, validation and checkpoint."""
 INFRASTRUCTURE = ("lost_worker", "checkpoint")
@@ -46,6 +48,8 @@ class Race:
     retried: set[int] = field(default_factory=set)
     gains: Gains = field(default_factory=Gains)
     """What training side by side was measured to bring."""
+    told: deque[str] = field(default_factory=deque)
+    """What the user has still to be told."""
     failures: int = 0
     """Trials in a row that failed in the user's code."""
     slots: int = 1
@@ -131,9 +135,13 @@ class Race:
         discard(segments[-1].checkpoint)
 
     def width_of(self, segment: Segment) -> int:
-        """How many trials like this one train side by side; what has failed once is tried again alone."""
-        kind = (segment.config.batch_size, segment.config.optimizer)
-        return 1 if segment.trial in self.retried else self.gains.width(kind)
+        """How many trials like this one train side by side; what has failed once is tried again alone.
+
+        So is what memory divides: width and step time were measured on whole batches.
+        """
+        config, whole = segment.config, self.study.space.training.accumulate
+        alone = segment.trial in self.retried or config.accumulate > whole
+        return 1 if alone else self.gains.width((config.batch_size, config.optimizer))
 
     def first_segment(self, trial: TrialConfig) -> Segment:
         """A trial from its start."""
@@ -171,6 +179,8 @@ class Race:
         elif result.status == "FAILED" and kind in INFRASTRUCTURE and result.trial not in self.retried:
             self.retried.add(result.trial)
             self.waiting.appendleft(self.again(segment, kind))
+        elif result.status == "OOM" and self.study.divide(segment.config):
+            self.divide(segment, result)
         else:
             self.finish(result)
 
@@ -194,6 +204,31 @@ class Race:
         self.segments.pop(segment.trial, None)
         discard(segment.checkpoint)
         return self.first_segment(self.trials[segment.trial])
+
+    def divide(self, segment: Segment, result: SegmentResult) -> None:
+        """Go on in smaller parts: this trial from its start if it was there, and all that have not begun."""
+        most, size = self.study.most, segment.config.batch_size
+        self.ledger.set_meta(MOST_EXAMPLES, most)
+        self.told.append(
+            f"out of memory at batch size {size} with {size // segment.config.accumulate} examples at once: from now "
+            f"on trials train in parts of at most {most} examples, whose gradients make one step"
+        )
+        self.waiting = deque(self.fitted(waiting) for waiting in self.waiting)
+        if segment.from_step:
+            # MLflow has its parameters and its first evaluations: neither is ever changed.
+            self.finish(result)
+        else:
+            self.waiting.appendleft(self.fitted(segment))
+
+    def fitted(self, segment: Segment) -> Segment:
+        """The same segment in parts that fit into memory, if its trial has not begun."""
+        before = self.trials[segment.trial]
+        trial = before if segment.from_step else self.study.fitted(before)
+        if trial == before:
+            return segment
+        self.ledger.revise(trial.to_json())
+        self.study.revise(trial)
+        return self.first_segment(trial)
 
     def finish(self, last: SegmentResult) -> None:
         """Commit a trial's result and tell the study; of all finished trials the best few keep their checkpoint."""
@@ -238,6 +273,7 @@ class Race:
         """Take over what an earlier run of this study left in the ledger."""
         known = recorded(self.ledger.trials())
         self.trials = {trial.number: trial for trial, _ in known}
+        self.study.most = self.ledger.meta(MOST_EXAMPLES)
         self.study.restore(known)
         for trial, result in known:
             if trial.cell in self.study.cells and (result is None or trial.point):
@@ -255,6 +291,6 @@ class Race:
             return
         self.segments[trial.number] = segments
         if not segments:
-            self.waiting.append(self.first_segment(trial))
+            self.waiting.append(self.fitted(self.first_segment(trial)))
         elif not waits:
             self.waiting.append(self.next_segment(trial, segments[-1]))

@@ -26,13 +26,17 @@ NOTES: Mapping[str, type] = {
     **dict.fromkeys(("calibration", "verification", "verified", "analysis", "paused"), dict),
     "knowledge": dict,
     "audit": list,
+    "most_examples": int,
     "created": float,
 }
 """What a note holds, where there is one."""
 FROM_THE_START = ("id", "created")
 """Notes that every ledger has."""
 ABSENT = object()
-NEVER_NULL = ("recipe", "study", "experiment", "space", "params", "tags", "view", "bounds", "metrics", "knowledge")
+NEVER_NULL = (
+    *("recipe", "study", "experiment", "space", "params", "tags", "view", "bounds", "metrics", "knowledge"),
+    "most_examples",
+)
 """Notes that hold something, where there are any."""
 
 
@@ -120,6 +124,8 @@ def _wrong_with_notes(ledger: Ledger) -> Iterator[str]:
             continue
         if type(found) is not kind and (found is not None or name in (*FROM_THE_START, *NEVER_NULL)):
             yield f"its note `{name}` is damaged"
+    if ledger.meta("most_examples", 1) < 1:
+        yield "its note `most_examples` is damaged"
     if not all(map(_is_pair, (ledger.meta("bounds") or {}).values())):
         yield "its note `bounds` is damaged"
     for name, cls in (("metrics", MetricsConfig), ("knowledge", Knowledge)):

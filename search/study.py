@@ -10,10 +10,11 @@ from typing import Any
 
 import optuna
 
-from models.config import MetricsConfig
+from models.config import MetricsConfig, TrainConfig
 from models.segment import SegmentResult
 from search.cell_study import CellStudy
 from search.criterion import Criterion
+from search.parts import divides, half, parts
 from search.promotion import Rung
 from search.space import Cell, SearchSpace
 from search.trial import Phase, TrialConfig, TrialResult
@@ -31,6 +32,8 @@ class Study:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.cells = {cell.name: CellStudy(space, cell) for cell in space.cells()}
+        self.most: int | None = None
+        """Examples that go through the model at once, at most; None while nothing has run out of memory."""
         self._numbers = 0
         self._ranked: list[tuple[float, int, TrialResult]] = []
         """Complete trials, the best first."""
@@ -86,17 +89,38 @@ class Study:
             train=study.train_config(sampled, index=index),
             point=point or {},
         )
+        trial = self.fitted(trial)
         self._numbers += 1
         study.add(trial)
         return trial
 
+    def fitted(self, trial: TrialConfig) -> TrialConfig:
+        """A trial in as many parts as fit into memory by what is known now."""
+        train = trial.train
+        if self.most is None or not self.space.search.accumulate:
+            return trial
+        count = parts(train.batch_size, train.accumulate, most=self.most)
+        return replace(trial, train=replace(train, accumulate=count))
+
+    def divide(self, train: TrainConfig) -> bool:
+        """Take in that memory ran out: halve what goes through the model at once, unless that cannot be."""
+        if not self.space.search.accumulate or not divides(train.batch_size, train.accumulate):
+            return False
+        most = half(train.batch_size, train.accumulate)
+        self.most = most if self.most is None else min(self.most, most)
+        return True
+
+    def revise(self, trial: TrialConfig) -> None:
+        """Put a trial in the place of the one of its number, which has not begun."""
+        self.cells[trial.cell].asked[trial.index] = trial
+
     def tell(self, trial: TrialConfig, result: TrialResult) -> None:
-        """Take in a result. Out of memory closes this batch size and all larger ones."""
+        """Take in a result. Out of memory closes this batch size and all larger ones, unless they can be divided."""
         cell = self.cells[trial.cell]
         cell.tell(trial, result)
         if result.status == "COMPLETE" and result.value is not None:
             insort(self._ranked, (cell.sign * result.value, trial.number, result))
-        if result.status == "OOM":
+        if result.status == "OOM" and not self.divide(trial.train):
             for study in self.cells.values():
                 if study.cell.batch_size >= trial.train.batch_size:
                     study.closed = True

@@ -181,6 +181,11 @@ class TuneStudy(Study):
         self._seen.add(identity(point))
         return trial
 
+    def revise(self, trial: TrialConfig) -> None:
+        """Put a trial in the place of the one of its number, which has not begun."""
+        super().revise(trial)
+        self._trials[trial.number] = trial
+
     def _known(self) -> Iterator[Known]:
         """Every trial as its sampler is to see it, in the order of asking; before them, those of an earlier study."""
         yield from self._earlier

@@ -109,7 +109,9 @@ class Verification(Study):
         Raises:
             ValueError: if the search has no complete trial.
         """
-        super().__init__(searched.space)
+        # What has won is confirmed as it was trained, in no more parts.
+        search = dataclasses.replace(searched.space.search, accumulate=False)
+        super().__init__(dataclasses.replace(searched.space, search=search))
         self.finalists = finalists(searched, top=top, seeds=seeds)
         self.compared_by = searched.criterion
         self.cells = {finalist.cell.name: finalist for finalist in self.finalists}

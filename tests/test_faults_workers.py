@@ -71,6 +71,19 @@ def test_a_training_that_takes_more_than_its_share_of_the_memory_is_stopped_and_
 
 
 @pytest.mark.slow
+def test_memory_that_a_smaller_part_does_not_take_is_enough_for_the_same_batch_in_parts(tmp_path: Path) -> None:
+    words = [FAULTS, "{'64': memory}", "--search.batch_sizes", "[16, 64]", "--search.accumulate", "true"]
+    code, out, err = search(tmp_path, *words, limits=SHARE)
+    assert (code, err) == (0, ""), out
+    assert (
+        "out of memory at batch size 64 with 64 examples at once: from now on trials train in parts of at most 32"
+        in (out)
+    )
+    rows = trials(tmp_path)
+    assert [(row["status"], row["config"]["train"]["accumulate"]) for row in rows] == [("COMPLETE", 1), ("COMPLETE", 2)]
+
+
+@pytest.mark.slow
 def test_a_worker_that_keeps_most_of_its_memory_goes_on_working(tmp_path: Path) -> None:
     words = [FAULTS, "{'64': leak}", "--search.batch_sizes", "[64, 128, 256]"]
     code, out, err = search(tmp_path, *words, limits=SHARE)

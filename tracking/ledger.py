@@ -127,10 +127,14 @@ class Ledger:
     def finish(self, result: Mapping[str, Any]) -> bool:
         """End a trial whose last segment brought nothing back; false if it has ended already."""
         with self._transaction():
-            running = self._running(result["number"])
-            if running:
+            if running := self._running(result["number"]):
                 self._end(result)
             return running
+
+    def revise(self, trial: Mapping[str, Any]) -> None:
+        """Commit another configuration (`TrialConfig.to_json()`) of a trial that has no segment yet."""
+        with self._transaction():
+            self._db.execute("UPDATE trials SET config = ? WHERE number = ?", (encode(trial), trial["number"]))
 
     def restart(self, trial: int) -> None:
         """Forget the segments of a running trial: its checkpoint is lost, and it starts again."""
@@ -212,10 +216,8 @@ class Ledger:
     def run(self, trial: int) -> RunState:
         """How far a trial (or `SEARCH_RUN`) has got in MLflow."""
         rows = self._read("SELECT run_id, points, closed, creating FROM runs WHERE trial = ?", (trial,))
-        if not rows:
-            return RunState()
-        row = rows[0]
-        return RunState(run_id=row[0], points=row[1], closed=bool(row[2]), creating=bool(row[3]))
+        run_id, points, closed, creating = rows[0] if rows else (None, -1, False, False)
+        return RunState(run_id=run_id, points=points, closed=bool(closed), creating=bool(creating))
 
     def save_run(self, trial: int, state: RunState) -> None:
         """Keep how far a trial (or `SEARCH_RUN`) has got in MLflow."""
@@ -238,8 +240,7 @@ class Ledger:
     def notes_sent(self, notes: Sequence[Note]) -> None:
         """MLflow has these versions of these notes."""
         with self._transaction():
-            rows = [(note.version, note.key) for note in notes]
-            self._db.executemany("UPDATE meta SET sent = ? WHERE key = ?", rows)
+            self._db.executemany("UPDATE meta SET sent = ? WHERE key = ?", [(note.version, note.key) for note in notes])
 
     # -- within
 

@@ -194,7 +194,7 @@ def _trial(run: Any, points: list[Row], flat: Mapping[str, str], metrics: Mappin
     known["started"] = run.info.start_time / 1000
     known["ended"] = run.info.end_time / 1000 if ended else None
     known |= {name: tags.get(name) for name in ("worker", *TAGS)}
-    known["seed_init"] = int(tags["seed"])
+    known |= {"seed_init": int(tags["seed"]), "accumulate": int(params["accumulate"])}
     if ended:
         known |= _chosen(points, result.get("best_step"), metrics["objective"])
     return {**{name: _parameter(name, params[name]) for name in _asked(flat, params)}, **known}

@@ -78,7 +78,7 @@ def _trial(row: Mapping[str, Any], paused: str | None) -> Row:
     known |= {name: result.get("figures", {}).get(name) for name in FIGURES}
     known |= {name: result.get(name) for name in ("started", "ended", "worker")}
     known |= {name: (result.get("tags") or {}).get(name) for name in TAGS}
-    known["seed_init"] = config["train"]["seed_init"]
+    known |= {name: config["train"][name] for name in ("seed_init", "accumulate")}
     for part in METRICS:
         known |= {f"{part}_{name}": value for name, value in result.get(part, {}).items()}
     # A parameter never hides a result.

@@ -146,12 +146,21 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("per cell", _per_cell(analysis)),
         ("diverged", words.share(analysis.statuses.get("DIVERGED", 0), trials)),
         ("out of memory", words.share(analysis.statuses.get("OOM", 0), trials)),
+        ("in parts", _in_parts(analysis)),
         ("pruned", words.share(analysis.statuses.get("PRUNED", 0), trials)),
         ("failed", words.share(analysis.statuses.get("FAILED", 0) + analysis.statuses.get("TIMEOUT", 0), trials)),
         ("seeds", f"one per trial, all from {training.get('seed', 0)} (training) and {search.get('seed', 0)} (search)"),
         ("written", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _in_parts(analysis: Analysis) -> str:
+    """Batch sizes that memory divided, and into how many forward passes; nothing where all trained as asked."""
+    asked = (analysis.data.space.get("training") or {}).get("accumulate", 1)
+    counts = {(row["batch_size"], row.get("accumulate") or asked) for row in analysis.data.trials}
+    divided = sorted((size, count) for size, count in counts if count > asked)
+    return ", ".join(f"batch size {size} in {count} of {size // count}" for size, count in divided)
 
 
 def _origin(data: StudyData) -> str:
