@@ -83,9 +83,12 @@ def best_width(seconds: Callable[[int], float], *, most: int) -> tuple[int, floa
         first = width
         while 2 <= (other := 2 * width if grow else width // 2) <= most:
             found = seconds(other)
-            if found > share * (1 - BETTER):
+            better = 1 - found / share if share else 0.0
+            if better < BETTER:
                 break
             width, share = other, found
+            if grow and better < 2 * BETTER:
+                break  # What a step costs beside its members halves with every doubling, and with it the gain.
         if width != first:
             break
     return width, share

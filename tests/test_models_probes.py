@@ -24,6 +24,7 @@ def config(batch_size: int = 64) -> TrainConfig:
     [
         ({16: 1.0, 32: 0.8, 64: 0.7, 128: 0.69}, 200, 64),  # Wider as long as it pays.
         ({16: 1.0, 32: 0.8}, 40, 32),
+        ({16: 1.0, 32: 0.93}, 200, 32),  # The next doubling would bring half of that: it is not even tried.
         ({16: 1.0, 32: 0.99, 8: 1.2}, 100, 16),
         ({16: 1.0, 32: 1.1, 8: 0.8, 4: 0.7, 2: 0.9}, 100, 4),
         ({10: 1.0, 5: 2.0}, 10, 10),
