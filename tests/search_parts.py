@@ -185,3 +185,21 @@ def keeps_the_lock(segment: Segment, *, stop: Callable[[], bool]) -> SegmentResu
     started = time.perf_counter()
     ctypes.PyDLL(None).sleep(12)
     return _ended(segment, wall_seconds=time.perf_counter() - started)
+
+
+def two_seconds(segment: Segment, *, stop: Callable[[], bool]) -> SegmentResult:
+    """A trial that ends by itself, in a moment."""
+    Path(segment.folder, f"started-{segment.trial}").write_text(str(os.getpid()))
+    time.sleep(2)
+    return _ended(segment)
+
+
+def gives_up_after(seconds: float, dask_scheduler: Any) -> None:
+    """A scheduler gives up a worker without heartbeats after so many seconds, counted from now, not minutes."""
+    dask_scheduler.worker_ttl = seconds
+    for worker in dask_scheduler.workers.values():
+        worker.last_seen = time.time()
+    looks = dask_scheduler.periodic_callbacks["worker-ttl"]
+    looks.stop()  # Its next look is minutes away.
+    looks.callback_time = 500
+    looks.start()
