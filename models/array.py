@@ -61,7 +61,7 @@ def _alone(segment: Segment, stop: Callable[[], bool], reason: str) -> SegmentRe
 
 
 def _together(segments: Sequence[Segment], verdict: Verdict, stop: Callable[[], bool]) -> list[SegmentResult]:
-    started = time.time()
+    started, clock = time.time(), time.perf_counter()
     config = segments[0].config
     data = prepare(config)
     with warnings.catch_warnings():
@@ -73,7 +73,8 @@ def _together(segments: Sequence[Segment], verdict: Verdict, stop: Callable[[], 
         assert len(places) == 1, "the members of an array stand at one place of an epoch"
         array = TrialArray(members, data, layouts=verdict.layouts, stop=stop)
         trainer.fit(array, range(max(len(m.plan.steps_of_epoch) - m.epoch for m in members)))
-    return [member.result(width=len(members), started=started) for member in members]
+    wall = time.perf_counter() - clock
+    return [member.result(width=len(members), started=started, wall_seconds=wall) for member in members]
 
 
 def build_array_trainer(accelerator: str, precision: Any) -> pl.Trainer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -105,7 +104,7 @@ class Member:
         self.conductor.checkpoint = self.conductor.path()
         self.conductor.sha256 = checkpoint.write(state, self.conductor.checkpoint)
 
-    def result(self, *, width: int, started: float) -> SegmentResult:
+    def result(self, *, width: int, started: float, wall_seconds: float) -> SegmentResult:
         """What this segment came to; its seconds are those of the whole array."""
         conductor, recorder = self.conductor, self.recorder
         return SegmentResult(
@@ -120,7 +119,7 @@ class Member:
             sha256=conductor.sha256,
             started=started,
             seconds=recorder.segment_seconds,
-            wall_seconds=time.time() - started,
+            wall_seconds=wall_seconds,
             examples=recorder.segment_examples,
             fit=conductor.fit,
             worker=f"{socket.gethostname()}:{os.getpid()}",
