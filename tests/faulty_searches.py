@@ -45,9 +45,21 @@ FAULTS, ONCE, SECONDS = (f"--model.init_args.{name}" for name in ("faults", "onc
 
 
 def started(
-    home: Path, *words: str, limits: dict[int, int] | None = None, command: str = "search"
+    home: Path,
+    *words: str,
+    limits: dict[int, int] | None = None,
+    command: str = "search",
+    environment: dict[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """The command in a process group of its own, where Python finds `faulty`; `limits`: of resources, in bytes."""
+    """The command in a process group of its own, where Python finds `faulty`.
+
+    Args:
+        home: the state folder.
+        words: more of the command line.
+        limits: of resources, in bytes.
+        command: what `regatta` is to do.
+        environment: variables beside those of this process.
+    """
     home.mkdir(parents=True, exist_ok=True)
     recipe = home / "faulty.yaml"
     recipe.write_text(RECIPE)
@@ -60,7 +72,7 @@ def started(
     return subprocess.Popen(
         [REGATTA, command, *given, *words],
         cwd=HERE,
-        env={**os.environ, "REGATTA_HOME": str(home)},
+        env={**os.environ, **(environment or {}), "REGATTA_HOME": str(home)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,52 @@
+"""A clock that is set forward or back while a search runs: nothing is lost, and no duration is wrong for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_searches import FAULTS, ONCE, curve, ended, started, trials, wait_until
+
+pytestmark = pytest.mark.slow
+PLACES = ("usr/lib/*/faketime/libfaketime.so.1", "usr/local/lib/faketime/libfaketime.so.1")
+"""Where Debian and others put the library that stands between a process and the clock."""
+
+
+def library() -> str | None:
+    """That of this machine."""
+    return next((str(path) for place in PLACES for path in Path("/").glob(place)), None)
+
+
+def searched(folder: Path, *, jump: int) -> dict[str, Any]:
+    """The one trial of a search whose clock, the driver's and the workers', is set by so many seconds half-way."""
+    mark, home, clock = folder / "begun", folder / "home", folder / "clock"
+    folder.mkdir()
+    clock.write_text("+0")
+    environment = {
+        "LD_PRELOAD": str(library()),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    words = ["--training.epochs", "100", "--search.segment_seconds", "0.5", FAULTS, "{any: mark}", ONCE, str(mark)]
+    process = started(home, *words, "--model.init_args.at_step", "35", environment=environment)
+    wait_until(mark.exists, process)
+    clock.write_text(f"{jump:+d}")
+    code, out, err = ended(process)
+    assert (code, err) == (0, ""), out
+    (row,) = trials(home)
+    return row
+
+
+@pytest.mark.skipif(library() is None, reason="libfaketime is not installed")
+def test_a_clock_that_is_set_costs_at_most_a_segment(tmp_path: Path) -> None:
+    undisturbed = searched(tmp_path / "0", jump=0)
+    for jump in (3600, -3600):
+        row = searched(tmp_path / str(jump), jump=jump)
+        assert row["status"] == "COMPLETE"
+        assert curve(row["segments"]) == curve(undisturbed["segments"])
+        parts = row["segments"]
+        # Segments are stamped by the clock as it was, and timed by none that is set.
+        assert abs(parts[-1]["started"] - parts[0]["started"] - jump) < 600
+        assert all(0 < part["seconds"] <= part["wall_seconds"] < 600 for part in parts)
