@@ -20,6 +20,8 @@ class Line:
         self._whole.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._ends: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._closed = False
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -31,13 +33,19 @@ class Line:
         """What has waited passes."""
         self._whole.set()
 
-    def close(self) -> None:
-        """Break all connections, now heard at both ends."""
-        for end in (self._listener, *self._ends):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+    def give_up(self) -> None:
+        """Break the connections of now, heard at both ends, as systems do after minutes; others may be made."""
+        with self._lock:
+            ends, self._ends = self._ends, []
+        _end(*ends)
         self._whole.set()
+
+    def close(self) -> None:
+        """Break all connections, and take no more."""
+        with self._lock:
+            self._closed = True
+        _end(self._listener)
+        self.give_up()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -48,7 +56,10 @@ class Line:
                 except ConnectionRefusedError:  # Nobody listens there yet.
                     near.close()
                     continue
-                self._ends += [near, far]
+                with self._lock:
+                    if self._closed:
+                        return _end(near, far)
+                    self._ends += [near, far]
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
 
@@ -59,3 +70,10 @@ class Line:
                 sink.sendall(data)
             self._whole.wait()
             sink.shutdown(socket.SHUT_WR)
+
+
+def _end(*ends: socket.socket) -> None:
+    for end in ends:
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from distributed import Client
 from faulty_line import Line
+from faulty_searches import FAULTS, ONCE, SECONDS, curve, ended, started, trials, undisturbed, wait_until
 from search_parts import HERE, gives_up_after
+from test_faults_scheduler import LOST
+from test_faults_scheduler import cluster as scheduler_with_worker
 from test_search_executors import PATIENCE, dask, everything, segments, wait_for
 
 from search.cluster import connected
@@ -105,3 +108,28 @@ def test_a_segment_behind_a_dead_network_goes_elsewhere_and_so_it_does_when_a_li
     assert [len(event["workers"]) for event in given_up] == [1]
     assert len({behind, elsewhere, after}) == 3
     assert (result.trial, result.status, result.worker) == (0, "PAUSED", after)
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["for a while", "until it is given up"])
+def test_a_driver_that_is_cut_off_from_its_scheduler_goes_on(given_up: bool, tmp_path: Path) -> None:
+    mark, home = tmp_path / "begun", tmp_path / "home"
+    (port,) = free_ports(1)
+    with ExitStack() as stack:
+        scheduler_with_worker(stack, f"tcp://127.0.0.1:{port}", tmp_path)
+        line = stack.enter_context(closing(Line(port)))
+        words = [SECONDS, "0.05", "--search.segment_seconds", "0.5", FAULTS, "{any: mark}", ONCE, str(mark)]
+        words += ["--cluster.address", f"tcp://127.0.0.1:{line.port}", "--cluster.workers", "null"]
+        process = started(home, *words, "--model.init_args.at_step", "35")
+        wait_until(mark.exists, process)
+        line.cut()
+        time.sleep(3.0)  # A segment ends meanwhile, and nobody hears of it.
+        if given_up:
+            line.give_up()
+        else:
+            line.mend()
+        code, out, err = ended(process)
+    assert (code, err) == (0, ""), out
+    assert out.count(LOST.format(300)) == out.count("The Dask scheduler is back with 1 worker") == int(given_up)
+    (row,) = trials(home)
+    assert row["status"] == "COMPLETE"
+    assert curve(row["segments"]) == undisturbed(row, tmp_path)
