@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from models.config import TrainConfig
 from models.segment import Segment
@@ -116,11 +117,19 @@ def curve(segments: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def undisturbed(row: dict[str, Any], folder: Path) -> list[dict[str, float]]:
-    """The curve of the same training in one piece and without its faults, in this process."""
+    """The curve of the same training in one piece and without its faults, in this process.
+
+    It takes as many threads as the worker took: on some processors the last bit of a sum depends on them.
+    """
     train = row["config"]["train"]
     train = {**train, "model": {**train["model"], "init_args": {}}}
     whole = Segment(trial=row["number"], config=TrainConfig.from_json(train), folder=str(folder))
-    return curve([train_segment(whole).to_json()])
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(row["segments"][0]["tags"]["threads"]))
+    try:
+        return curve([train_segment(whole).to_json()])
+    finally:
+        torch.set_num_threads(before)
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
