@@ -66,6 +66,7 @@ class Virtual:
 
     def __init__(self, workers: int) -> None:
         self.slots = self.capacity = workers
+        self.share = None
         self.spent = 0.0
         self.found: Found = []
         self._now = 0.0

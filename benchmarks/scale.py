@@ -66,6 +66,7 @@ class AtOnce:
     """Answers every segment at once with a made-up curve: what is left is the driver's own work."""
 
     slots = capacity = WORKERS
+    share = None
 
     def __init__(self) -> None:
         self._waiting: deque[Segment] = deque()

@@ -87,6 +87,7 @@ def soak(given: argparse.Namespace, folder: Path) -> list[str]:
         ("processes and ports left", str(len(left))),
         ("starts of the command", str(disturbed.starts)),
         ("seconds lost a fault", f"{(slow - quick) / max(1, len(disturbed.caused)):.1f} of {slow:.0f} in all"),
+        *([("faults that came too late", f"{len(disturbed.missed)}")] if disturbed.missed else []),
         ("faults", ", ".join(f"{n} {kind}" for kind, n in Counter(f.kind for f in disturbed.caused).most_common())),
     ):
         print(f"{what:<54}{count}")

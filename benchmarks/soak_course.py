@@ -53,6 +53,10 @@ class Course:
     undo: list[tuple[float, Undo]] = field(default_factory=list)
     ports: set[int] = field(default_factory=set)
     """On which anything of the search has listened."""
+    missed: list[Fault] = field(default_factory=list)
+    """Faults that were to hit a worker when there was no training left, and so no worker any more."""
+    all_ended: bool = False
+    """Whether the command has ended by itself: what it does when it starts again, it does without workers."""
     complaints: list[str] = field(default_factory=list)
     """What should not have happened."""
 
@@ -62,12 +66,14 @@ class Course:
         seen, moved = (0, 0, 0), begun
         try:
             while not self.is_over(due):
+                while self.all_ended and due and needs_worker(due[0]):
+                    self.missed.append(due.popleft())
                 self.undo_some()
                 if self.driver is None and not self.undo:
                     self.start()
                 self.ports |= set(self.listening())
                 done = self.finished()
-                if due and self.driver is not None and self.is_due(due[0], done) and self.strike(due[0]):
+                if due and self.driver is not None and self.is_due(due, done) and self.strike(due[0]):
                     due.popleft()
                 now = (done, len(self.caused), self.starts)
                 if now != seen:
@@ -93,6 +99,7 @@ class Course:
         expected |= {1} if "A worker died while it started" in told else set()
         if code not in expected or "Traceback" in told:
             self.complaints.append(f"start {self.starts} ended with {code}, see {self.log}")
+        self.all_ended = self.all_ended or code == 0
         return code == 0 and not due
 
     @property
@@ -124,9 +131,11 @@ class Course:
                 self.ended = max(self.ended, int(connection.execute(statement).fetchone()[0]))
         return self.ended
 
-    def is_due(self, fault: Fault, done: int) -> bool:
-        """Whether it is time; faults that are late come one after the other, each after its own delay."""
-        return done >= fault.after and time.monotonic() - max(self.began, self.struck) >= fault.delay
+    def is_due(self, due: Sequence[Fault], done: int) -> bool:
+        """Whether it is time for the first: after its delay, or at once where the next one is late already."""
+        fault, *others = due
+        late = bool(others) and done >= others[0].after
+        return done >= fault.after and (late or time.monotonic() - max(self.began, self.struck) >= fault.delay)
 
     def strike(self, fault: Fault) -> bool:
         """Cause a fault, unless what it is to hit is not there."""

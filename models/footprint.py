@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import gc
 import multiprocessing
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from models.build import ConfigError
 from models.config import TrainConfig
-from models.memory import keep_freed_memory, return_freed_memory
+from models.memory import give_back, keep_freed_memory, return_freed_memory
 from models.prepared import prepare
 from models.segment import Segment
 from models.train import out_of_memory, train_segment
@@ -55,7 +54,7 @@ def measure(values: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         values: `config`, a TrainConfig as JSON; optional `seconds` to train for, and `limit_bytes` (see
-            `largest_batch`).
+            `largest_batch`), with `loaded_bytes` that another process has taken of them already for libraries and data.
 
     Returns:
         `batch_size`; `step_seconds`, the median over the steps from the 10th on where there are any, with
@@ -163,8 +162,13 @@ def _train(task: Mapping[str, Any], folder: str) -> dict[str, Any]:
     # As in a worker.
     torch.set_num_threads(task["threads"])
     keep_freed_memory()
-    confine(limit_of(task), gpu=gpu)
+    loaded = task.get("loaded_bytes")
+    if loaded is None:
+        confine(limit_of(task), gpu=gpu)
     examples = prepare(config).examples
+    if loaded is not None:
+        # Libraries and data are what another process has loaded too: whatever it may take beyond, this one may.
+        confine(limit_of(task) if gpu else limit_of(task) - loaded + resident("VmData"), gpu=gpu)
     segment = Segment(trial=0, config=config, folder=folder)
     # Libraries load parts of themselves in the first step: those are not what the training takes.
     result = train_segment(segment, stop=lambda: True)
@@ -264,9 +268,7 @@ class Memory:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             return
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)  # What the first step has freed counts as free.
+        give_back()  # What the first step has freed counts as free.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew: see proc(5).
         self.before = resident("VmRSS")
@@ -279,7 +281,7 @@ class Memory:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process in memory, now (VmRSS) or at most (VmHWM); where nobody tells, at most."""
+    """Bytes of this process: in memory now (VmRSS), at most (VmHWM), or private (VmData); at most if nobody tells."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):

@@ -39,6 +39,13 @@ def return_freed_memory() -> bool:
     return _set(RETURNED)
 
 
+def give_back() -> None:
+    """Give back what is free now, once, where the allocator is glibc's."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _set(settings: Mapping[int, int]) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(name, value) == 1 for name, value in settings.items())

@@ -13,14 +13,13 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from models.array import train_array
 from models.config import TrainConfig
 from models.frozen import Frozen
 from models.fusion import fusable
 from models.prepared import prepare
+from models.room import kept_for_backward, weights_of
 from models.segment import Segment
 from models.train import train_segment
 
@@ -28,8 +27,6 @@ FIRST_WIDTH = 16
 """Trials in the array that is tried first."""
 BETTER = 0.05
 """A width is taken instead of half of it, or of twice it, if it makes a member's step this share faster."""
-COPIES = 4
-"""Tensors of a parameter's size: itself, its gradient, and at most two of an optimizer."""
 SPARE = 2.0
 """Memory of an array over what can be counted beforehand: temporaries, gaps."""
 SECONDS = 0.06
@@ -108,19 +105,8 @@ def share_of_step(first: Segment, width: int) -> float:
 def member_bytes(config: TrainConfig) -> int:
     """Memory that one member of an array takes: its parameters' share, and what its forward pass keeps for backward."""
     frozen = Frozen(config, prepare(config))
-    examples = torch.arange(config.batch_size // config.accumulate)
-    (batch,) = frozen.batches([examples], seed=0)
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        place, size = tensor.untyped_storage().data_ptr(), tensor.numel() * tensor.element_size()
-        kept[place] = max(size, kept.get(place, 0))
-        return tensor
-
-    with saved_tensors_hooks(note, lambda tensor: tensor):
-        frozen.loss(batch)
-    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in frozen.module.parameters())
-    return COPIES * weights + sum(kept.values())
+    kept = kept_for_backward(frozen, config.batch_size // config.accumulate)
+    return weights_of(frozen) + kept
 
 
 def memory_left(config: TrainConfig) -> float:

@@ -67,11 +67,19 @@ def take_back_interrupt(error: SystemExit) -> None:
 
 
 def out_of_memory(error: Exception) -> str | None:
-    """Whose memory is used up, `oom_gpu` or `oom_host`; None for any other error."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
-        return "oom_gpu"
-    return "oom_host" if isinstance(error, MemoryError) or "can't allocate memory" in text else None
+    """Whose memory is used up, `oom_gpu` or `oom_host`; None for any other error.
+
+    What fails while memory is being used up may hide that: a Trainer that cleans up, say. It was there before.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        if isinstance(cause, torch.OutOfMemoryError) or "CUDA out of memory" in text:
+            return "oom_gpu"
+        if isinstance(cause, MemoryError) or "can't allocate memory" in text:
+            return "oom_host"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 class _Run:

@@ -82,6 +82,10 @@ def measure_best(session: Session, race: Race, executor: Executor) -> None:
     """What the report needs of the best configurations; their checkpoints are needed for nothing else."""
     with session.console.status("measuring the best configurations: gradient noise, sharpness"):
         found = probe(session.study, executor, race.gains, stopping=lambda: bool(session.interrupts))
+    for name, sentence in found.get("deadly", {}).items():
+        session.console.print(
+            f"[yellow]{name} could not be measured: {escape(sentence)}[/]", highlight=False, soft_wrap=True
+        )
     if not session.interrupts:
         session.ledger.set_meta("probes", {**found, "rungs": audit(session.study, session.ledger)})
         race.tidy()

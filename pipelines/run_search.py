@@ -25,7 +25,8 @@ from search.executors import Executor
 from search.failure import SearchFailed
 from search.gains import measure
 from search.objectives import study_of
-from search.race import Race
+from search.race import MOST_EXAMPLES, TOO_LARGE, Race
+from search.room import look
 from search.study import Study
 from tracking.place import study_folder
 from tracking.rows import PAUSED
@@ -74,6 +75,7 @@ def run(session: Session) -> None:
         facts = preflight(executor, study)
         remember(session, facts["origin"])
         introduce(session, facts, dashboard=dashboard)
+        make_room(session, executor)
         if recipe.metrics.calibrate and not session.interrupts:
             calibrated(session, executor)
         if not session.interrupts:
@@ -88,6 +90,17 @@ def run(session: Session) -> None:
         conclude(session, complete=not session.interrupts)
         if not session.interrupts:
             measure_best(session, race, executor)
+
+
+def make_room(session: Session, executor: Executor) -> None:
+    """Leave out batch sizes that do not fit into memory, or let them train in parts; say so, and note it."""
+    study, ledger = session.study, session.ledger
+    with session.console.status("looking whether the largest batches fit into memory"):
+        for sentence in look(study, executor, per_gpu=session.recipe.cluster.per_gpu):
+            session.console.print(f"[yellow]{escape(sentence)}[/]", highlight=False, soft_wrap=True)
+    for name, value in ((MOST_EXAMPLES, study.most), (TOO_LARGE, study.too_large)):
+        if value is not None:
+            ledger.set_meta(name, value)
 
 
 def train(session: Session, race: Race, executor: Executor) -> str:

@@ -15,7 +15,7 @@ from distributed import Client, Future, KilledWorker
 
 from models.segment import Segment, SegmentResult, Status
 from search.cluster import end_of
-from search.failure import SearchFailed
+from search.failure import DeadlyCall, SearchFailed
 from search.work import TRAIN, failed, find, run_segments, set_stop, untouched
 from search.worker import BEGUN, begin, call
 
@@ -54,6 +54,11 @@ class Executor(Protocol):
     @property
     def in_flight(self) -> int:
         """Segments submitted and not yet handed back."""
+        ...
+
+    @property
+    def share(self) -> int | None:
+        """Bytes of its machine's memory that whoever runs a segment may take; None: as many as there are."""
         ...
 
     def submit(self, segments: Sequence[Segment]) -> None:
@@ -103,6 +108,11 @@ class SerialExecutor:
     def in_flight(self) -> int:
         """Segments submitted and not yet handed back."""
         return sum(len(segments) for segments in self._waiting)
+
+    @property
+    def share(self) -> None:
+        """This process is not confined."""
+        return None
 
     def submit(self, segments: Sequence[Segment]) -> None:
         """Keep them until `completed` is called."""
@@ -181,6 +191,12 @@ class DaskExecutor:
     def in_flight(self) -> int:
         """Segments submitted and not yet handed back."""
         return sum(len(task.segments) for task in self._running.values())
+
+    @property
+    def share(self) -> int | None:
+        """That of the worker with the least: any of them may get any segment."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
 
     def submit(self, segments: Sequence[Segment]) -> None:
         """Send one task."""
@@ -269,7 +285,7 @@ class DaskExecutor:
             return self._client.submit(call, function, payload, pure=False).result()
         except KilledWorker as error:
             _, how = end_of(self._client, error.last_worker.address)
-            raise ValueError(
+            raise DeadlyCall(
                 f"`{function}` must leave its worker alive, but two died of it, the last one so: {how}. "
                 "See whether the model and the data can be built and trained by themselves."
             ) from error

@@ -9,3 +9,7 @@ class SearchFailed(RuntimeError):
 
 class ClusterAbsent(ValueError):
     """No scheduler answers at the address, or it has no workers: there may be some later."""
+
+
+class DeadlyCall(ValueError):
+    """What was called on a worker has ended the process of two of them."""

@@ -61,7 +61,7 @@ def measure(executor: Executor, study: Study) -> Gains:
     planned, first = study.planned_by_kind(), study.first_by_kind()
     required = search.arrays == "require"
     reasons = {kind: "too few trials share its shape" for kind in planned if planned[kind] < FEWEST and not required}
-    cells = {cell.cell.kind: cell for cell in study.cells.values() if cell.cell.kind not in reasons}
+    cells = {cell.cell.kind: cell for cell in study.cells.values() if cell.cell.kind in planned.keys() - reasons.keys()}
     packs = -(-PACKS_PER_SLOT * executor.slots // max(1, len(planned)))
     most = {kind: max(FEWEST, -(-first[kind] // packs)) for kind in cells}
     configs = {kind: cell.train_config(cell.explorations()[0], index=0) for kind, cell in cells.items()}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from search.executors import Executor
+from search.failure import DeadlyCall
 from search.gains import Gains
 from search.study import Study
 from search.trial import TrialConfig, TrialResult
@@ -24,14 +25,17 @@ def probe(study: Study, executor: Executor, gains: Gains, *, stopping: Callable[
     Returns:
         `steps`: seconds of a step alone by "batch size-optimizer"; `noise`: the gradient noise scale along the best
         configuration's training; `sharpness`: of each cell's best; `memory` by batch size, and the `largest` batch that
-        fits.
+        fits; `deadly`: what ended workers instead, its name to a sentence.
     """
     found: Found = {"steps": {f"{size}-{name}": seconds for (size, name), seconds in gains.step_seconds.items()}}
     wanted = study.space.search.probes
     for name, measure in (("noise", noise), ("sharpness", sharpness), ("memory", memory), ("largest", largest)):
         # Memory and the largest batch are one setting: both start processes of their own.
         if ("memory" if name == "largest" else name) in wanted and study.ranking() and not stopping():
-            found[name] = measure(study, executor)
+            try:
+                found[name] = measure(study, executor)
+            except DeadlyCall as death:
+                found["deadly"] = {**found.get("deadly", {}), name: str(death)}
     return found
 
 

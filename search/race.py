@@ -27,6 +27,8 @@ GRACE = 5.0
 has not ended by then, since it hangs or its steps are long, is lost: its trial goes on from the checkpoint before."""
 MOST_EXAMPLES = "most_examples"
 """The note of how many examples go through the model at once, at most."""
+TOO_LARGE = "too_large"
+"""The note of the smallest batch size that was found not to fit into memory before any trial."""
 OVERHEAD = 20.0
 """A segment trains at least this many times as long as the one before spent on set-up, validation and checkpoint."""
 INFRASTRUCTURE = ("lost_worker", "checkpoint")
@@ -274,6 +276,9 @@ class Race:
         known = recorded(self.ledger.trials())
         self.trials = {trial.number: trial for trial, _ in known}
         self.study.most = self.ledger.meta(MOST_EXAMPLES)
+        too_large = self.ledger.meta(TOO_LARGE)
+        if too_large is not None and not self.study.space.search.accumulate:
+            self.study.close(too_large)
         self.study.restore(known)
         for trial, result in known:
             if trial.cell in self.study.cells and (result is None or trial.point):

@@ -56,6 +56,11 @@ class ReconnectingExecutor:
         return self._slots
 
     @property
+    def share(self) -> int | None:
+        """What a worker may take of its machine's memory; waits for a lost scheduler."""
+        return self._awaited().share
+
+    @property
     def tasks(self) -> int:
         """Calls of `submit` not yet answered."""
         return len(self._under_way)

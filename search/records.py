@@ -20,13 +20,15 @@ OF_POINT = ("step", "examples", "epoch", "seconds")
 OF_SEGMENT = ("curve", "tags", "started", "seconds", "wall_seconds", "examples")
 OF_RESULT = ("value", "best", "final", "steps", "examples", "epochs", "seconds", "wall_seconds")
 """What every evaluation, segment and result has, also in studies of earlier versions."""
+COUNTS = ("most_examples", "too_large")
+"""Notes of a number of examples."""
 NOTES: Mapping[str, type] = {
     **dict.fromkeys(("id", "recipe", "study", "experiment", "status", "description"), str),
     **dict.fromkeys(("space", "params", "tags", "view", "bounds", "metrics", "origin", "probes"), dict),
     **dict.fromkeys(("calibration", "verification", "verified", "analysis", "paused"), dict),
     "knowledge": dict,
     "audit": list,
-    "most_examples": int,
+    **dict.fromkeys(COUNTS, int),
     "created": float,
 }
 """What a note holds, where there is one."""
@@ -35,7 +37,7 @@ FROM_THE_START = ("id", "created")
 ABSENT = object()
 NEVER_NULL = (
     *("recipe", "study", "experiment", "space", "params", "tags", "view", "bounds", "metrics", "knowledge"),
-    "most_examples",
+    *COUNTS,
 )
 """Notes that hold something, where there are any."""
 
@@ -124,8 +126,7 @@ def _wrong_with_notes(ledger: Ledger) -> Iterator[str]:
             continue
         if type(found) is not kind and (found is not None or name in (*FROM_THE_START, *NEVER_NULL)):
             yield f"its note `{name}` is damaged"
-    if ledger.meta("most_examples", 1) < 1:
-        yield "its note `most_examples` is damaged"
+    yield from (f"its note `{name}` is damaged" for name in COUNTS if ledger.meta(name, 1) < 1)
     if not all(map(_is_pair, (ledger.meta("bounds") or {}).values())):
         yield "its note `bounds` is damaged"
     for name, cls in (("metrics", MetricsConfig), ("knowledge", Knowledge)):

@@ -34,6 +34,8 @@ class Study:
         self.cells = {cell.name: CellStudy(space, cell) for cell in space.cells()}
         self.most: int | None = None
         """Examples that go through the model at once, at most; None while nothing has run out of memory."""
+        self.too_large: int | None = None
+        """The smallest batch size that was found not to fit before any trial; None if none was."""
         self._numbers = 0
         self._ranked: list[tuple[float, int, TrialResult]] = []
         """Complete trials, the best first."""
@@ -96,11 +98,13 @@ class Study:
 
     def fitted(self, trial: TrialConfig) -> TrialConfig:
         """A trial in as many parts as fit into memory by what is known now."""
-        train = trial.train
+        return replace(trial, train=self.divided(trial.train))
+
+    def divided(self, train: TrainConfig) -> TrainConfig:
+        """The same training, in parts that fit into memory by what is known now."""
         if self.most is None or not self.space.search.accumulate:
-            return trial
-        count = parts(train.batch_size, train.accumulate, most=self.most)
-        return replace(trial, train=replace(train, accumulate=count))
+            return train
+        return replace(train, accumulate=parts(train.batch_size, train.accumulate, most=self.most))
 
     def divide(self, train: TrainConfig) -> bool:
         """Take in that memory ran out: halve what goes through the model at once, unless that cannot be."""
@@ -121,9 +125,25 @@ class Study:
         if result.status == "COMPLETE" and result.value is not None:
             insort(self._ranked, (cell.sign * result.value, trial.number, result))
         if result.status == "OOM" and not self.divide(trial.train):
-            for study in self.cells.values():
-                if study.cell.batch_size >= trial.train.batch_size:
-                    study.closed = True
+            self._close(trial.train.batch_size)
+
+    def close(self, batch_size: int) -> None:
+        """Leave out a batch size and all larger ones, which do not fit into memory: nothing of them is asked."""
+        self.too_large = batch_size
+        self._close(batch_size)
+
+    def _close(self, batch_size: int) -> None:
+        for study in self.cells.values():
+            if study.cell.batch_size >= batch_size:
+                study.closed = True
+
+    def is_closed(self, batch_size: int) -> bool:
+        """Whether nothing more is asked at a batch size."""
+        return all(study.closed for study in self.cells.values() if study.cell.batch_size == batch_size)
+
+    def has_trained(self, batch_size: int) -> bool:
+        """Whether any trial at a batch size came to its end, so that it fits into memory."""
+        return any(study.best() for study in self.cells.values() if study.cell.batch_size == batch_size)
 
     def until(self, trial: TrialConfig, progress: float) -> float:
         """Progress up to which a trial trains next; here always to its end."""
@@ -177,7 +197,8 @@ class Study:
     def _by_kind(self, count: Callable[[CellStudy], int]) -> dict[tuple[int, str], int]:
         found: Counter[tuple[int, str]] = Counter()
         for study in self.cells.values():
-            found[study.cell.kind] += count(study)
+            if not study.closed:
+                found[study.cell.kind] += count(study)
         return found
 
     @property

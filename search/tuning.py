@@ -257,7 +257,7 @@ class TuneStudy(Study):
 
     def planned_by_kind(self) -> dict[tuple[int, str], int]:
         """All trials, spread evenly over the grid: where they will lie, their results decide."""
-        kinds = dict.fromkeys(study.cell.kind for study in self.cells.values())
+        kinds = dict.fromkeys(study.cell.kind for study in self.cells.values() if not study.closed)
         return dict.fromkeys(kinds, -(-self.planned // len(kinds)))
 
     def first_by_kind(self) -> dict[tuple[int, str], int]:

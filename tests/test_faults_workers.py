@@ -84,6 +84,20 @@ def test_memory_that_a_smaller_part_does_not_take_is_enough_for_the_same_batch_i
 
 
 @pytest.mark.slow
+def test_what_does_not_fit_is_left_out_before_the_first_trial_and_stays_so(tmp_path: Path) -> None:
+    words = ["--model.class_path", "hungry.Keeping", "--model.init_args", "{mebibytes: 16}"]
+    words += ["--data.class_path", "hungry.Sixty", "--search.batch_sizes", "[4, 60]", "--tracking.report", "true"]
+    code, out, err = search(tmp_path, *words, limits=SHARE)
+    assert (code, err) == (0, ""), out
+    assert "batch size 60 does not fit into memory with 60 examples at once" in out
+    assert outcome(tmp_path) == {"b4": ("COMPLETE", "")}
+    page = (tmp_path / "faulty" / "report.html").read_text()
+    assert "batch size 60 and larger: do not fit into memory" in page
+    code, out, _ = search(tmp_path, *words, limits=SHARE)
+    assert code == 0 and "1 trials, all done before" in out
+
+
+@pytest.mark.slow
 def test_a_worker_that_keeps_most_of_its_memory_goes_on_working(tmp_path: Path) -> None:
     words = [FAULTS, "{'64': leak}", "--search.batch_sizes", "[64, 128, 256]"]
     code, out, err = search(tmp_path, *words, limits=SHARE)

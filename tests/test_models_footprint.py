@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import signal
-import sys
 import time
 from typing import Any
 
 import array_modules
+import hungry
 import numpy as np
 import pytest
-import torch
 from helpers import config_of
-from torch import Tensor
+from hungry import MIB
 
 from models.footprint import Memory, StepClock, largest_batch, limit_of, measure, resident, short
-
-MIB = 2**20
-
-
-class Hungry(array_modules.Plain):
-    """Takes so many MiB for each example of a batch, or kills its process from a batch size on."""
-
-    def __init__(self, mebibytes: int = 0, dies_at: int = 10**9) -> None:
-        super().__init__()
-        self.mebibytes = mebibytes
-        self.dies_at = dies_at
-        self.remembered: list[bytearray] = []
-
-    def training_step(self, batch: array_modules.Batch, batch_idx: int) -> Tensor:
-        if len(batch[0]) >= self.dies_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        taken = torch.ones(len(batch[0]), self.mebibytes, MIB // 4)
-        # Small blocks that outlive the large one: in a heap, they lie above it, and hold its place when it is free.
-        self.remembered.append(bytearray(50_000))
-        return self.loss(batch) + 0.0 * taken.sum()
-
-
-class Sixty(array_modules.Sequences):
-    """Sixty examples, under this module's name."""
 
 
 def values(**changes: Any) -> dict[str, Any]:
     """What the probes take."""
-    return {"config": config_of(sys.modules[__name__], model="Hungry", data="Sixty", **changes).to_json()}
+    return {"config": config_of(hungry, model="Hungry", data="Sixty", **changes).to_json()}
 
 
 @pytest.mark.slow

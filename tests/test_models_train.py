@@ -19,7 +19,7 @@ from models.config import TrainConfig
 from models.loaders import permutation
 from models.segment import Segment
 from models.task import Classifier
-from models.train import train_segment
+from models.train import out_of_memory, train_segment
 
 LIGHTNINGS = ("pytorch_lightning", "lightning.pytorch")
 
@@ -499,3 +499,15 @@ class _Malicious:
 
 def _with(config: TrainConfig, **changes: Any) -> TrainConfig:
     return TrainConfig.from_json({**config.to_json(), **changes})
+
+
+def test_memory_that_ran_out_is_the_reason_even_where_something_else_failed_for_it() -> None:
+    try:
+        try:
+            raise MemoryError
+        except MemoryError:
+            _ = {}["cleaning up"]
+    except KeyError as error:
+        assert out_of_memory(error) == "oom_host"
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")) == "oom_gpu"
+    assert out_of_memory(KeyError("label")) is None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from search_parts import space
 
 from search.executors import SerialExecutor
+from search.failure import DeadlyCall
 from search.gains import Gains
 from search.probing import probe
 from search.race import Race
@@ -50,6 +52,21 @@ def test_the_best_are_measured_where_segments_run(race: Race) -> None:
 def test_nothing_is_measured_that_was_not_asked_for_or_after_a_stop(race: Race) -> None:
     assert probe(race.study, SerialExecutor(), GAINS, stopping=lambda: True) == {"steps": {"64-sgd": 0.001}}
     assert probe(Study(space(probes=())), SerialExecutor(), Gains(), stopping=lambda: False) == {"steps": {}}
+
+
+class Deadly(SerialExecutor):
+    """One whose worker dies of what it is asked."""
+
+    def call(self, function: str, payload: Any) -> Any:
+        """Not without its worker's death."""
+        raise DeadlyCall(f"`{function}` must leave its worker alive")
+
+
+def test_a_measurement_that_ends_its_workers_costs_its_own_result_only(race: Race) -> None:
+    found = probe(race.study, Deadly(), GAINS, stopping=lambda: False)
+    assert found["steps"] == {"64-sgd": 0.001} and found.keys() == {"steps", "deadly"}
+    assert found["deadly"]["noise"] == "`models.noise.noise_scale` must leave its worker alive"
+    assert found["deadly"].keys() == {"noise", "sharpness"}
 
 
 def test_afterwards_only_the_best_of_all_keep_theirs(race: Race) -> None:

@@ -51,6 +51,7 @@ NOTES: dict[str, Any] = {
     "calibration": None,
     "verification": {"chosen": "a", "finalists": [{"name": "a", "values": [0.5, math.inf]}]},
     "ended": "4 of 4 trials",
+    "too_large": 512,
 }
 NEVER_SENT = {"index", "wall_seconds"}
 TIMES_OF_DAY = {"started", "ended"}

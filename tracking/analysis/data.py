@@ -15,7 +15,7 @@ from tracking.ledger import Ledger
 from tracking.remote import Remote
 from tracking.rows import Row
 
-NOTES = ("study", "metrics", "space", "probes", "bounds", "calibration", "verification", "ended")
+NOTES = ("study", "metrics", "space", "probes", "bounds", "calibration", "verification", "ended", "too_large")
 """What is read of the ledger's notes."""
 
 
@@ -40,6 +40,8 @@ class StudyData:
     """How the targets were found before the search; None: the recipe sets them."""
     verification: Mapping[str, Any] | None = None
     """What the best configurations came to on fresh seeds, as the ledger notes it; None: not run again, or not all."""
+    too_large: int | None = None
+    """The smallest batch size that was left out, since it was found not to fit into memory before any trial."""
     ended: str = ""
     """Why the search has ended, in words; empty while it runs, and where nobody noted it."""
 
@@ -140,6 +142,7 @@ def _noted(notes: Mapping[str, Any]) -> dict[str, Any]:
         "calibration": notes.get("calibration"),
         "verification": notes.get("verification"),
         "ended": notes.get("ended") or "",
+        "too_large": notes.get("too_large"),
     }
 
 

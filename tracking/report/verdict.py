@@ -146,6 +146,7 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("per cell", _per_cell(analysis)),
         ("diverged", words.share(analysis.statuses.get("DIVERGED", 0), trials)),
         ("out of memory", words.share(analysis.statuses.get("OOM", 0), trials)),
+        ("left out", f"batch size {data.too_large} and larger: do not fit into memory" if data.too_large else ""),
         ("in parts", _in_parts(analysis)),
         ("pruned", words.share(analysis.statuses.get("PRUNED", 0), trials)),
         ("failed", words.share(analysis.statuses.get("FAILED", 0) + analysis.statuses.get("TIMEOUT", 0), trials)),
