@@ -506,7 +506,7 @@ def test_memory_that_ran_out_is_the_reason_even_where_something_else_failed_for_
         try:
             raise MemoryError
         except MemoryError:
-            _ = {}["cleaning up"]
+            raise KeyError("cleaning up") from None
     except KeyError as error:
         assert out_of_memory(error) == "oom_host"
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")) == "oom_gpu"
