@@ -60,12 +60,14 @@ def conclude(session: Session, *, complete: bool) -> None:
 
 def propose(session: Session, again: str) -> None:
     """What can be done with a search that has found something."""
-    study, folder, console = session.study, session.folder, session.console
+    search, folder, console = session.study.space.search, session.folder, session.console
     console.print("next:", highlight=False)
+    more = "as many trials again" + (" in every cell" if search.strategy == "compare" else "")
     for command, purpose in (
         ("make ui", "browse every curve in the MLflow UI"),
+        (f"regatta verify --study {folder.name}", "train the best ones again on fresh seeds: which of them really is"),
         (f"regatta train --study {folder.name}", "train the best configuration for production"),
-        (f"{again} --search.trials {2 * study.space.search.trials}", "look closer: as many trials again in every cell"),
+        (f"{again} --search.trials {2 * search.trials}", f"look closer: {more}"),
         (f"regatta export --study {folder.name}", "the same trials for optuna-dashboard"),
     ):
         console.print(f"  [bold]{command}[/]  [dim]{purpose}[/]", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -76,7 +77,9 @@ def test_sizes_that_do_not_fit_are_left_out_and_smaller_ones_are_kept() -> None:
     told = list(look(made, executor, per_gpu=1))
     assert executor.called == [32, 32, 16] and left(made) == [4, 8] and made.too_large == 16
     assert [sentence.partition(" does")[0] for sentence in told] == ["batch size 32", "batch size 16"]
-    assert "with 32 examples at once (0.31 GB of a worker's" in told[0] and "search.accumulate: true" in told[0]
+    # The room given, in a process that goes on growing meanwhile.
+    assert re.search(r"with 32 examples at once \(0\.3\d GB of a worker's .* are free\)", told[0])
+    assert "search.accumulate: true" in told[0]
     assert all(trial.train.batch_size < 16 for _ in range(40) if (trial := made.ask()) is not None)
 
 
