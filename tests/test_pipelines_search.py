@@ -228,15 +228,16 @@ def test_a_driver_killed_again_and_again_ends_with_exact_counts(tmp_path: Path, 
     assert {status for (status,) in _mlflow(home, "SELECT status FROM runs")} == {"FINISHED"}
 
 
-LONG = [*TINY, "--training.epochs", "50", "--search.segment_seconds", "60"]
+LONG = [*TINY, "--training.epochs", "100", "--search.segment_seconds", "60"]
 
 
 def _running(process: subprocess.Popen[str], home: Path) -> list[psutil.Process]:
-    """Wait until trials are asked, and so under way; returns the worker processes."""
+    """Wait until one trial has ended, and so the next is under way; returns the worker processes."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
-        if (home / "smoke" / "study.db").exists() and rows(home / "smoke"):
-            time.sleep(1.5)
+        asked = rows(home / "smoke") if (home / "smoke" / "study.db").exists() else []
+        if any(row["status"] == "COMPLETE" for row in asked):
+            time.sleep(0.3)
             workers: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
             return workers
         time.sleep(0.1)
