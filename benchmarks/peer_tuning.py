@@ -36,14 +36,17 @@ class Limits:
 class Notebook:
     """Writes down every evaluation of one trial, as it comes, for the curves of the search."""
 
-    def __init__(self, folder: str, trial: str) -> None:
+    def __init__(self, folder: str, trial: str, settings: Mapping[str, Any]) -> None:
         self.path = Path(folder) / f"told-{os.getpid()}.jsonl"
-        self.trial = trial
+        self.about = {"trial": trial, "settings": settings}
+        self.epoch = 0
 
     def __call__(self, told: Told) -> None:
         """Append one line."""
+        self.epoch += 1
+        line = {**self.about, "epoch": self.epoch, "at": told["ended"], "value": told["val_loss"]}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"trial": self.trial, "at": told["ended"], "value": told["val_loss"]}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
 
 def optuna_search(job: Job, limits: Limits) -> None:
@@ -57,7 +60,8 @@ def optuna_search(job: Job, limits: Limits) -> None:
     )
 
     def objective(trial: optuna.Trial) -> float:
-        note = Notebook(job.folder, str(trial.number))
+        settings = propose(trial, job)
+        note = Notebook(job.folder, str(trial.number), settings)
         values: list[float] = []
 
         def report(told: Told) -> None:
@@ -67,7 +71,7 @@ def optuna_search(job: Job, limits: Limits) -> None:
             if time.time() > limits.until or trial.should_prune():
                 raise optuna.TrialPruned
 
-        train(propose(trial, job), job, report)
+        train(settings, job, report)
         return values[-1]
 
     study.optimize(objective, timeout=limits.until - time.time())
@@ -83,7 +87,7 @@ def ray_search(job: Job, limits: Limits) -> None:
     ray.init(num_cpus=job.workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
     def trainable(settings: dict[str, Any]) -> None:
-        note = Notebook(job.folder, tune.get_context().get_trial_id())
+        note = Notebook(job.folder, tune.get_context().get_trial_id(), settings)
 
         def report(told: Told) -> None:
             note(told)

@@ -16,7 +16,7 @@ from pipelines.session import Session, view
 from search.executors import Executor
 from search.export import export
 from search.objectives import ObjectiveStudy
-from search.probing import probe
+from search.probing import Found, probe
 from search.pruning_audit import audit
 from search.race import Race
 from tracking.files import announce
@@ -82,8 +82,10 @@ def reason(session: Session, *, complete: bool) -> str:
 
 def measure_best(session: Session, race: Race, executor: Executor) -> None:
     """What the report needs of the best configurations; their checkpoints are needed for nothing else."""
-    with session.console.status("measuring the best configurations: gradient noise, sharpness"):
-        found = probe(session.study, executor, race.gains, stopping=lambda: bool(session.interrupts))
+    found: Found = {}
+    told = "measuring the best configurations: gradient noise, sharpness"
+    with session.console.status(told), session.interrupts.at_once():
+        found = probe(session.study, executor, race.gains)
     for name, sentence in found.get("deadly", {}).items():
         session.console.print(
             f"[yellow]{name} could not be measured: {escape(sentence)}[/]", highlight=False, soft_wrap=True

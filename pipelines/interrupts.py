@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -15,6 +17,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._at_once = False
 
     def __enter__(self) -> Interrupts:
         self._before = {which: signal.signal(which, self._handle) for which in SIGNALS}
@@ -29,10 +32,23 @@ class Interrupts:
     def __bool__(self) -> bool:
         return self.received is not None
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let the first signal end what is waited for here, where nothing would be lost: it goes on behind this."""
+        self._at_once = True
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.received is None:
+                raise
+        finally:
+            self._at_once = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        enough = self.received is not None or self._at_once
+        self.received = self.received or signal.Signals(number)
+        if enough:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
 
     @property
     def exit_code(self) -> int:

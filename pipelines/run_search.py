@@ -17,13 +17,12 @@ from pipelines.knowledge import knowledge_of
 from pipelines.limits import ENDED, Limits
 from pipelines.reasons import came_to_nothing
 from pipelines.recipe import Recipe
-from pipelines.session import Session, aim, begun, note, opened, space_of, start_sync, tiers
+from pipelines.session import Session, aim, begun, compare_tiers, note, opened, space_of, start_sync
 from pipelines.workers import workers
 from search.audit import audit, summary
 from search.calibration import calibrate
 from search.executors import Executor
 from search.failure import SearchFailed
-from search.gains import measure
 from search.objectives import study_of
 from search.race import MOST_EXAMPLES, TOO_LARGE, Race
 from search.room import look
@@ -72,15 +71,13 @@ def run(session: Session) -> None:
         conclude(session, complete=True)
         return
     with workers(session) as (executor, dashboard):
-        facts = preflight(executor, study)
-        remember(session, facts["origin"])
-        introduce(session, facts, dashboard=dashboard)
-        make_room(session, executor)
+        if not session.interrupts:
+            with session.interrupts.at_once():
+                look_ahead(session, executor, dashboard=dashboard)
         if recipe.metrics.calibrate and not session.interrupts:
             calibrated(session, executor)
         if not session.interrupts:
-            race.gains = measure(executor, study)
-            console.print(tiers(race.gains), highlight=False, soft_wrap=True)
+            compare_tiers(session, race, executor)
         start_sync(session)
         told = train(session, race, executor)
         if study.space.search.audit and not session.interrupts:
@@ -90,6 +87,15 @@ def run(session: Session) -> None:
         conclude(session, complete=not session.interrupts)
         if not session.interrupts:
             measure_best(session, race, executor)
+
+
+def look_ahead(session: Session, executor: Executor, *, dashboard: str) -> None:
+    """Build everything once, say what is about to happen, and see that it fits into memory."""
+    with session.console.status("building the data and the model"):
+        facts = preflight(executor, session.study)
+    remember(session, facts["origin"])
+    introduce(session, facts, dashboard=dashboard)
+    make_room(session, executor)
 
 
 def make_room(session: Session, executor: Executor) -> None:

@@ -17,13 +17,12 @@ from pipelines import results
 from pipelines.best_files import write_best
 from pipelines.display import Display, clock
 from pipelines.ending import settle
-from pipelines.session import Session, aim, begun, note, start_sync, tiers
+from pipelines.session import Session, aim, begun, compare_tiers, note, start_sync
 from pipelines.studies import ledger_of, recipe_of
 from pipelines.workers import workers
 from search.checkpoints import discard
 from search.executors import Executor
 from search.failure import SearchFailed
-from search.gains import measure
 from search.race import Race
 from search.standings import Outcome, Standing, figure, judge, lost, ties
 from search.trial import recorded
@@ -130,8 +129,8 @@ def train(session: Session, race: Race, executor: Executor) -> None:
     done = sum(len(cell.results) for cell in race.study.cells.values())
     left = f" ({done} done before)" if done else ""
     console.print(f"[bold]{session.folder.name}[/]: {planned(race)}{left}", highlight=False)
-    race.gains = measure(executor, race.study)
-    console.print(tiers(race.gains), highlight=False, soft_wrap=True)
+    if not session.interrupts:
+        compare_tiers(session, race, executor)
     start_sync(session)
     with Display(console, note=lambda: note(session)) as display:
         interrupted = lambda: bool(session.interrupts)  # noqa: E731

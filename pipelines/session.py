@@ -16,9 +16,11 @@ from rich.console import Console
 
 from pipelines.interrupts import Interrupts
 from pipelines.recipe import Recipe, public, to_yaml
-from search.gains import Gains
+from search.executors import Executor
+from search.gains import Gains, measure
 from search.knowledge import Knowledge
 from search.objectives import study_of
+from search.race import Race
 from search.records import examine
 from search.space import SearchSpace, parameter_names
 from search.study import Study
@@ -208,6 +210,13 @@ def start_sync(session: Session) -> None:
     """Begin to write to MLflow: not before, since its import would take the processor from the workers'."""
     if session.sync is not None:
         session.sync.start()
+
+
+def compare_tiers(session: Session, race: Race, executor: Executor) -> None:
+    """Measure what training side by side brings, and say where trials will."""
+    with session.interrupts.at_once():
+        race.gains = measure(executor, race.study)
+        session.console.print(tiers(race.gains), highlight=False, soft_wrap=True)
 
 
 def note(session: Session) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from search.executors import Executor
@@ -19,8 +18,8 @@ LARGEST = "models.footprint.largest_batch"
 Found = dict[str, Any]
 
 
-def probe(study: Study, executor: Executor, gains: Gains, *, stopping: Callable[[], bool]) -> Found:
-    """Measure what `search.probes` names, one after the other until told to stop.
+def probe(study: Study, executor: Executor, gains: Gains) -> Found:
+    """Measure what `search.probes` names, one after the other.
 
     Returns:
         `steps`: seconds of a step alone by "batch size-optimizer"; `noise`: the gradient noise scale along the best
@@ -31,7 +30,7 @@ def probe(study: Study, executor: Executor, gains: Gains, *, stopping: Callable[
     wanted = study.space.search.probes
     for name, measure in (("noise", noise), ("sharpness", sharpness), ("memory", memory), ("largest", largest)):
         # Memory and the largest batch are one setting: both start processes of their own.
-        if ("memory" if name == "largest" else name) in wanted and study.ranking() and not stopping():
+        if ("memory" if name == "largest" else name) in wanted and study.ranking():
             try:
                 found[name] = measure(study, executor)
             except DeadlyCall as death:

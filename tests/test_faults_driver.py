@@ -25,6 +25,8 @@ from faulty_searches import (
     workers,
 )
 
+from tracking.ledger import Ledger
+
 GRACE = 10.0
 """Seconds that schedulers leave a process after SIGTERM."""
 
@@ -58,6 +60,31 @@ def test_a_closed_terminal_pauses_what_runs_and_the_same_command_goes_on(tmp_pat
     (complete,) = trials(tmp_path)
     assert (complete["status"], complete["config"]) == ("COMPLETE", paused["config"])
     assert complete["segments"][0] == paused["segments"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize(("since", "before"), [("faulty.yaml", []), ("faulty/trials.csv", ["COMPLETE"])])
+def test_one_ctrl_c_ends_what_hangs_before_the_first_trial_or_after_the_last(
+    since: str, before: list[str], tmp_path: Path
+) -> None:
+    released = tmp_path / "released"
+    init_args = f"{{hangs: {tmp_path / since}, released: {released}}}"
+    words = ["--model.class_path", "hanging.Hanging", "--model.init_args", init_args, "--search.probes", "[noise]"]
+    process = started(tmp_path, *words)
+    wait_until(released.with_suffix(".hangs").exists, process)
+    processes, asked = family(process), time.monotonic()
+    send(process, signal.SIGTERM)
+    code, out, err = ended(process)
+    assert (code, err) == (143, ""), out
+    assert time.monotonic() - asked < GRACE
+    assert left_over(processes) == []
+    assert [row["status"] for row in trials(tmp_path)] == before
+    released.touch()
+    assert search(tmp_path, *words)[0] == 0
+    assert [row["status"] for row in trials(tmp_path)] == ["COMPLETE"]
+    with Ledger.open(tmp_path / "faulty", create=False) as ledger:
+        assert ledger.meta("probes")["noise"]["windows"]
 
 
 @pytest.mark.slow

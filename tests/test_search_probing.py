@@ -39,7 +39,7 @@ def test_every_cells_best_keeps_its_checkpoint_until_the_end_of_the_search(race:
 
 
 def test_the_best_are_measured_where_segments_run(race: Race) -> None:
-    found = probe(race.study, SerialExecutor(), GAINS, stopping=lambda: False)
+    found = probe(race.study, SerialExecutor(), GAINS)
     (best, _), *_ = race.study.ranking()
     assert found["steps"] == {"64-sgd": 0.001}
     assert found["noise"]["trial"] == best.number and found["noise"]["reason"] is None
@@ -49,9 +49,8 @@ def test_the_best_are_measured_where_segments_run(race: Race) -> None:
     assert "memory" not in found and "largest" not in found
 
 
-def test_nothing_is_measured_that_was_not_asked_for_or_after_a_stop(race: Race) -> None:
-    assert probe(race.study, SerialExecutor(), GAINS, stopping=lambda: True) == {"steps": {"64-sgd": 0.001}}
-    assert probe(Study(space(probes=())), SerialExecutor(), Gains(), stopping=lambda: False) == {"steps": {}}
+def test_nothing_is_measured_that_was_not_asked_for() -> None:
+    assert probe(Study(space(probes=())), SerialExecutor(), Gains()) == {"steps": {}}
 
 
 class Deadly(SerialExecutor):
@@ -63,7 +62,7 @@ class Deadly(SerialExecutor):
 
 
 def test_a_measurement_that_ends_its_workers_costs_its_own_result_only(race: Race) -> None:
-    found = probe(race.study, Deadly(), GAINS, stopping=lambda: False)
+    found = probe(race.study, Deadly(), GAINS)
     assert found["steps"] == {"64-sgd": 0.001} and found.keys() == {"steps", "deadly"}
     assert found["deadly"]["noise"] == "`models.noise.noise_scale` must leave its worker alive"
     assert found["deadly"].keys() == {"noise", "sharpness"}
