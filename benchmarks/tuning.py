@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 from peers import machine, spread
 from tuning_runs import CONTENDERS, WORKLOADS, Run, race
 
@@ -80,11 +81,15 @@ def draw(found: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
             panel.fill_between(whens, low, high, step="post", color=COLORS[key], alpha=0.15, linewidth=0)
         for target in WORKLOADS[name]["targets"]:
             panel.axhline(target, color="#444444", linewidth=0.6, linestyle=":")
-        panel.set(yscale="log", xlabel="wall seconds from the command", title=name)
-        panel.set_ylim(top=1.0)
+        panel.set(xscale="log", yscale="log", xlabel="wall seconds from the command", title=name)
+        for axis, digits in ((panel.xaxis, (1, 3)), (panel.yaxis, (1, 2, 5))):
+            axis.set_major_locator(LogLocator(subs=digits))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        panel.set_ylim(top=0.5)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("best validation loss")
-    panels[0][0].legend(frameon=False, fontsize=9)
+    panels[0][0].legend(frameon=False, fontsize=9, loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
 
