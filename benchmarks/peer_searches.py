@@ -22,6 +22,7 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import MaxTrialsCallback
+from pytorch_lightning.loggers import MLFlowLogger
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LRScheduler, StepLR
 
@@ -70,6 +71,8 @@ class Job:
     """The file in which this process leaves its `Result`, as JSON."""
     network: str = "mlp"
     """`mlp` or `conv`."""
+    tracking: str | None = None
+    """Where MLflow is told of every trial, by a Trainer as it comes; None: nowhere, and a Trainer without extras."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,14 +126,16 @@ class ReportEachEpoch(pl.Callback):
         self.report = report
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report one evaluation."""
+        """Report one evaluation, except of weights that have not been trained."""
+        if trainer.sanity_checking:
+            return
         loss = float(trainer.callback_metrics["val_loss"])
         told = loss if math.isfinite(loss) else HOPELESS
         self.report({"val_loss": told, "steps": trainer.global_step, "ended": time.time(), "process": os.getpid()})
 
 
 def train(settings: Mapping[str, Any], job: Job, report: Callable[[Told], None]) -> None:
-    """Train one trial with what Lightning offers for speed: no logger, checkpoint, bar, summary or sanity check."""
+    """Train one trial, with a Trainer as it comes or with what Lightning offers for speed (`trainer_options`)."""
     silence()
     torch.set_num_threads(1)
     validation, test = job.split["validation"], job.split["test"]
@@ -143,13 +148,19 @@ def train(settings: Mapping[str, Any], job: Job, report: Callable[[Told], None])
         devices=1,
         max_epochs=job.epochs,
         callbacks=[ReportEachEpoch(report)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
+        **trainer_options(settings, job),
     )
     trainer.fit(module, datamodule=data)
+
+
+def trainer_options(settings: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """No logger, checkpoint, bar, summary or sanity check; or all of them, and the logger MLflow's."""
+    if job.tracking is None:
+        off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        return {**dict.fromkeys(off, False), "num_sanity_val_steps": 0}
+    logger = MLFlowLogger("Default", tracking_uri=job.tracking)
+    logger.log_hyperparams(dict(settings))
+    return {"logger": logger, "default_root_dir": job.folder}
 
 
 def silence() -> None:

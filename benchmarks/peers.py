@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from mlflow import MlflowClient
 
 from tracking.ledger import Ledger
 
@@ -31,7 +32,14 @@ RATES = (1e-4, 1.0)
 MOMENTUM = 0.9
 SPLIT = {"validation": 0.2, "test": 0.0}
 """Shares of the digits: 1,437 to train on, 360 to validate."""
-CONTENDERS = {"regatta": "Regatta", "ray": "Ray Tune + Lightning", "optuna": "Optuna + Lightning"}
+CONTENDERS = {
+    "regatta": "Regatta",
+    "ray": "Ray Tune + Lightning, extras off",
+    "optuna": "Optuna + Lightning, extras off",
+    "ray-mlflow": "Ray Tune + Lightning, with MLflow",
+    "optuna-mlflow": "Optuna + Lightning, with MLflow",
+}
+"""Regatta writes checkpoints and to MLflow, as the last two do; the others have neither."""
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 """Ray without what takes time and was not asked for: statistics sent home, three log files a trial, tables."""
 COLUMNS = (
@@ -132,10 +140,12 @@ def of_ledger(folder: Path, trials: int, *, whole: float, race: float) -> Outcom
 
 def jobs(contender: str, options: argparse.Namespace, folder: str, seed: int) -> list[dict[str, Any]]:
     """The workload for a peer: what each of its processes is told (`peer_searches.Job`)."""
-    processes = options.workers if contender == "optuna" else 1
+    kind, _, tracking = contender.partition("-")
+    processes = options.workers if kind == "optuna" else 1
     return [
         {
-            "kind": contender,
+            "kind": kind,
+            "tracking": f"sqlite:///{folder}/mlflow.db" if tracking else None,
             "batch_sizes": options.batch_sizes,
             "schedules": options.schedules,
             "rates": RATES,
@@ -157,6 +167,9 @@ def peer(told: Sequence[Mapping[str, Any]]) -> Outcome:
     """Start the processes of a peer together, and wait for all of them."""
     environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "benchmarks.peer_searches"]
+    if uri := told[0]["tracking"]:
+        # Not on its clock: two processes that make the same database at once would be in each other's way.
+        MlflowClient(uri).search_experiments()
     started = time.perf_counter()
     running = [
         subprocess.Popen([*command, json.dumps(job)], env=environment, cwd=job["folder"], stdout=subprocess.DEVNULL)
@@ -253,7 +266,7 @@ def mistakes(options: argparse.Namespace) -> Iterator[str]:
         yield f"`--trials` must be a multiple of {cells(options)} (the cells), but got {options.trials}."
     if options.peer_trials < least:
         yield f"`--peer-trials` must be at least {least} for {options.workers} workers, but got {options.peer_trials}."
-    if "ray" in options.contenders and importlib.util.find_spec("ray") is None:
+    if {"ray", "ray-mlflow"} & {*options.contenders} and importlib.util.find_spec("ray") is None:
         yield "Ray is not installed. Run `pip install -e .[bench]`, or leave it out: `--contenders regatta optuna`."
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from models import rng, schedules
 from models.config import TrainConfig
@@ -102,6 +103,18 @@ def test_from_the_same_start_a_peer_trains_to_the_same_curve(schedule: str, tmp_
     assert [told["val_loss"] for told in theirs] == pytest.approx([point["val_loss"] for point in ours], rel=1e-4)
 
 
+def test_a_trainer_as_it_comes_tells_mlflow_what_it_tells_the_search(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    MlflowClient(uri).search_experiments()
+    told: list[dict[str, float]] = []
+    settings = {"batch_size": 512, "schedule": "constant", "learning_rate": 0.1}
+    searches.train(settings, job(tmp_path, "--epochs", "2", kind="optuna-mlflow"), told.append)
+    (run,) = MlflowClient(uri).search_runs(["0"])
+    assert run.info.status == "FINISHED" and run.data.params["batch_size"] == "512"
+    points = MlflowClient(uri).get_metric_history(run.info.run_id, "val_loss")
+    assert [point.value for point in points] == [point["val_loss"] for point in told] and len(told) == 2
+
+
 def test_a_process_of_optuna_trains_until_all_trials_are_there(tmp_path: Path) -> None:
     verbosity = searches.optuna.logging.get_verbosity()
     try:
@@ -120,12 +133,17 @@ def test_a_process_of_optuna_trains_until_all_trials_are_there(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "contender",
-    ["regatta", pytest.param("ray", marks=pytest.mark.skipif(NO_RAY, reason="Ray is not installed")), "optuna"],
+    [
+        "regatta",
+        pytest.param("ray", marks=pytest.mark.skipif(NO_RAY, reason="Ray is not installed")),
+        "optuna",
+        "optuna-mlflow",
+    ],
 )
 def test_every_contender_does_its_trials_with_all_workers(contender: str) -> None:
     outcome = peers.race(contender, options(*SMALL, "--trials", "8", "--peer-trials", "8"), seed=0)
     # Optuna's processes each look at the count before they ask: the last of both may be one too many.
-    assert outcome.trials in ((8, 9) if contender == "optuna" else (8,)) and 3 <= outcome.steps <= 6
+    assert outcome.trials in ((8, 9) if contender.startswith("optuna") else (8,)) and 3 <= outcome.steps <= 6
     assert 0 < outcome.race <= outcome.whole + 1 and outcome.rate > 0
 
 
