@@ -28,8 +28,17 @@ def _no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield
 
 
+@pytest.fixture
+def _no_store_left_behind() -> Iterator[None]:
+    """Blame the test that leaves its MLflow store to all that follow in this process, not those that then fail."""
+    yield
+    left = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    assert left is None, f"this test has left MLFLOW_TRACKING_URI={left} in its process"
+
+
+# `monkeypatch` after the first one, so that what it has set is gone when that looks.
 @pytest.fixture(autouse=True)
-def regatta_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def regatta_home(_no_store_left_behind: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The state folder of this test alone, in place of `runs/`; not made yet."""
     home = tmp_path / "regatta_home"
     monkeypatch.setenv("REGATTA_HOME", str(home))

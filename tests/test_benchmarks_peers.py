@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -108,7 +109,10 @@ def test_a_trainer_as_it_comes_tells_mlflow_what_it_tells_the_search(tmp_path: P
     MlflowClient(uri).search_experiments()
     told: list[dict[str, float]] = []
     settings = {"batch_size": 512, "schedule": "constant", "learning_rate": 0.1}
-    searches.train(settings, job(tmp_path, "--epochs", "2", kind="optuna-mlflow"), told.append)
+    try:
+        searches.train(settings, job(tmp_path, "--epochs", "2", kind="optuna-mlflow"), told.append)
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # Lightning's logger sets it for the whole process.
     (run,) = MlflowClient(uri).search_runs(["0"])
     assert run.info.status == "FINISHED" and run.data.params["batch_size"] == "512"
     points = MlflowClient(uri).get_metric_history(run.info.run_id, "val_loss")
