@@ -24,10 +24,12 @@ from models.lean import silent_profiler
 from models.lockstep import TrialArray
 from models.members import Member
 from models.prepared import prepare
+from models.process import subnormals_as_zero
 from models.segment import Segment, SegmentResult
 from models.train import one_process, out_of_memory, silence, take_back_interrupt, train_segment
 
 
+@subnormals_as_zero()
 def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambda: False) -> list[SegmentResult]:
     """Train several trials from one checkpoint to the next; one result for each segment, in their order.
 
@@ -71,7 +73,7 @@ def _together(segments: Sequence[Segment], verdict: Verdict, stop: Callable[[], 
         members = [Member(segment, data, trainer.strategy.root_device) for segment in segments]
         places = {(m.batch_size, m.batches_done) for m in members}
         assert len(places) == 1, "the members of an array stand at one place of an epoch"
-        array = TrialArray(members, data, layouts=verdict.layouts, stop=stop)
+        array = TrialArray(members, data, verdict=verdict, stop=stop)
         trainer.fit(array, range(max(len(m.plan.steps_of_epoch) - m.epoch for m in members)))
     wall = time.perf_counter() - clock
     return [member.result(width=len(members), started=started, wall_seconds=wall) for member in members]

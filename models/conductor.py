@@ -229,8 +229,13 @@ class Conductor:
         return self.is_over or self.stop() or self.out_of_time(batches_left)
 
     @property
+    def end(self) -> int:
+        """The step after which the segment has come as far as it was to go."""
+        return self._until
+
+    @property
     def is_over(self) -> bool:
-        """Whether the segment has come as far as it was to go."""
+        """Whether it has."""
         return self.step >= self._until
 
     def out_of_time(self, batches_left: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class Verdict:
     """Why not; None: they may."""
     layouts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """How their parameters should lie in memory (`vmapped.layout_of`)."""
+    code: str = ""
+    """What their steps compute, by all that it depends on but shapes and numbers."""
 
 
 _verdicts: dict[str, Verdict] = {}
@@ -67,7 +70,7 @@ def examine(configs: Sequence[TrainConfig]) -> Verdict:
     names = ("model", "data", "batch_size", "optimizer", "accumulate", "precision", "devices", "train_loss")
     key = json.dumps([getattr(config, name) for name in names], sort_keys=True)
     if key not in _verdicts:
-        _verdicts[key] = _examine(config)
+        _verdicts[key] = dataclasses.replace(_examine(config), code=key)
     return _verdicts[key]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from models import pulse, stacked
+from models.fusion import Verdict
 from models.members import DTYPES, Member, batches_of_epoch
 from models.nests import batch_examples, each
 from models.places import solo_loops
 from models.prepared import PreparedData
+from models.recorded import WORTH, Steps
 from models.sources import MemoryBatches
+from models.stacked import Gradient
 from models.streams import Streams
 from models.subset import SEED, train_subset, why_not
 from models.vmapped import Stack, Unfusable
@@ -33,7 +37,7 @@ class TrialArray(pl.LightningModule):
         members: Sequence[Member],
         data: PreparedData,
         *,
-        layouts: Mapping[str, Sequence[int]],
+        verdict: Verdict,
         stop: Callable[[], bool],
     ) -> None:
         super().__init__()
@@ -47,7 +51,10 @@ class TrialArray(pl.LightningModule):
         self.columns = resident(data.source.columns, *place)
         self.validation_batches = [resident(batch, *place) for batch in data.val_loaders.batches]
         self.streams = Streams([member.generator for member in members])
-        self.stack = Stack([member.module for member in members], layouts=layouts)
+        self.stack = Stack([member.module for member in members], layouts=verdict.layouts)
+        self.steps = Steps(
+            self.stack, self.streams, parts=config.accumulate, code=verdict.code, often=shapes_worth(members[0])
+        )
         self.optimizer = stacked.stack(config.optimizer, self.stack.trained, [m.config for m in members])
         for index, member in enumerate(members):
             self.optimizer.load(index, member.optimizer_state)
@@ -59,7 +66,8 @@ class TrialArray(pl.LightningModule):
         self.live = dict(enumerate(members))
         self.stopping = False
         self.taken = 0
-        self.gradients: list[Tensor | None] = []
+        self.first_end = self._first_end()
+        self.gradients: list[Gradient] = []
         self.losses: list[Tensor] = []
         self.examples: list[int] = []
         self.logged: dict[str, Tensor] = {}
@@ -91,17 +99,15 @@ class TrialArray(pl.LightningModule):
     def _take(self, batch: Any, index: int, *, examples: int) -> None:
         """Forward and backward; the gradients of several batches may make one step."""
         pulse.beat()
-        losses, self.logged = self.stack.train(batch, index, self.streams)
-        goal = losses.sum() if self.config.accumulate == 1 else (losses / self.config.accumulate).sum()
-        new = torch.autograd.grad(goal, self.stack.trained, allow_unused=True)
-        self.gradients = list(map(added, self.gradients, new)) if self.gradients else list(new)
+        losses, self.logged, new = self.steps.take(batch, index)
+        self.gradients = added(self.gradients, new) if self.gradients else new
         self.losses.append(self._loss(losses))
         self.examples.append(examples)
 
     def _loss(self, losses: Tensor) -> Tensor:
         name = self.config.train_loss
         if name is None:
-            return losses.detach()
+            return losses
         if name not in self.logged:
             raise Unfusable(f"it logs no {name!r} in this training step")
         return self.logged[name]
@@ -112,29 +118,38 @@ class TrialArray(pl.LightningModule):
         gradients, self.gradients = self.gradients, []
         due = [index for index, member in self.live.items() if member.conductor.is_point(member.step + 1)]
         with torch.no_grad():
-            if due:
-                norms = stacked.norms(gradients).tolist()
-                for index in due:
-                    self.live[index].recorder.gradient_norm = norms[index]
-            if self.limits is not None:
-                gradients = stacked.clipped(gradients, self.limits)
+            if due or self.limits is not None:
+                gradients = self._measured(gradients, due)
             self.optimizer.step(gradients, rates)
         self.taken += 1
         for member in self.live.values():
             member.conductor.step += 1
-        self._look(due, rates)
-        self._part(batches_done, count, rates)
+        diverged = self._look(due, rates)
+        self._part(batches_done, count, rates, diverged=diverged)
 
-    def _look(self, due: Sequence[int], rates: NDArray[np.float64]) -> None:
-        """See who has diverged, and evaluate the others where it is time to."""
+    def _measured(self, gradients: list[Gradient], due: Sequence[int]) -> list[Gradient]:
+        """Take the norms of those that are evaluated, before clipping, and clip."""
+        whole = stacked.whole(gradients)
+        norms = stacked.norms(whole)
+        for index, norm in enumerate(norms.tolist() if due else ()):
+            if index in due:
+                self.live[index].recorder.gradient_norm = norm
+        return gradients if self.limits is None else [*stacked.clipped(whole, norms, self.limits)]
+
+    def _look(self, due: Sequence[int], rates: NDArray[np.float64]) -> bool:
+        """See whether somebody has diverged, and evaluate the others where it is time to."""
         looking = [member.conductor for member in self.live.values() if member.conductor.looks]
         if looking:
             self._read()
         for conductor in looking:
             conductor.look()
         due = [index for index in due if self.live[index].conductor.status != "DIVERGED"]
-        if not due:
-            return
+        if due:
+            self._evaluate(due, rates)
+        return bool(looking) and any(member.conductor.status == "DIVERGED" for member in self.live.values())
+
+    def _evaluate(self, due: Sequence[int], rates: NDArray[np.float64]) -> None:
+        """Validate, and tell those whose evaluation this is."""
         self._stop_clocks()
         evaluated = self._validate(self.validation_batches, self.streams)
         metrics = {name: values.tolist() for name, values in self.logged.items()} | evaluated
@@ -158,11 +173,13 @@ class TrialArray(pl.LightningModule):
                     weights[name] = weights.get(name, 0) + weight
         return {name: (total / weights[name]).tolist() for name, total in sums.items()}
 
-    def _part(self, batches_done: int, count: int, rates: NDArray[np.float64]) -> None:
+    def _part(self, batches_done: int, count: int, rates: NDArray[np.float64], *, diverged: bool) -> None:
         """Let those go who are through: the others go on with the array, bitwise as if nobody had left."""
         left = count - batches_done
         conductors = [member.conductor for member in self.live.values()]
         self.stopping = self.stopping or self.stop() or any(c.out_of_time(left) for c in conductors)
+        if not (self.stopping or diverged or self.taken >= self.first_end):
+            return
         # Together, where all of them may: who pauses later would come to another place of the epoch.
         pausing = self.stopping and all(c.may_pause(left) for c in conductors if c.status != "DIVERGED")
         leaving = []
@@ -190,7 +207,12 @@ class TrialArray(pl.LightningModule):
             state = self.stack.state_of(index), self.optimizer.dump(index)
             member.save(*state, loops, float(rates[index]))
         self._validate_fit([index for index in leaving if self.members[index].conductor.status == "COMPLETE"])
+        self.first_end = self._first_end()
         self._start_clocks()
+
+    def _first_end(self) -> float:
+        """After how many steps of the array somebody comes to the end of a segment."""
+        return self.taken + min((m.conductor.end - m.step for m in self.live.values()), default=np.inf)
 
     def _validate_fit(self, through: Sequence[int]) -> None:
         """Validate on training examples too, for those who are through; the others never notice."""
@@ -231,9 +253,22 @@ def rate_table(members: Sequence[Member]) -> NDArray[np.float64]:
     return np.array([row + row[-1:] * (longest - len(row)) for row in rows]).T.copy()
 
 
-def added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    """The sum of two gradients, either of which there may not be."""
-    return other if one is None else one if other is None else one + other
+def added(ones: Sequence[Gradient], others: Sequence[Gradient]) -> list[Gradient]:
+    """The sums of two gradients each, either of which there may not be."""
+    pairs = zip(stacked.whole(ones), stacked.whole(others), strict=True)
+    return [other if one is None else one if other is None else one + other for one, other in pairs]
+
+
+def shapes_worth(member: Member) -> Callable[[int], bool]:
+    """Whether steps with batches of so many examples are worth recording: as many as its whole training takes of them.
+
+    Not what is left of it: an array that has paused would go on with other steps than one that has not.
+    """
+    loader, counts = member.loader, Counter[int]()
+    for epoch in range(len(member.plan.steps_of_epoch)):
+        size = loader.batch_sizes[min(epoch, len(loader.batch_sizes) - 1)]
+        counts[size] += loader.examples // size
+    return lambda examples: counts[examples] >= WORTH
 
 
 def resident(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:

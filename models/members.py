@@ -13,13 +13,12 @@ from torch import Generator, Tensor
 from models import checkpoint, rng
 from models.conductor import STATE_KEY, Conductor
 from models.loaders import OrderedLoader, permutation
-from models.nests import each, size_of
+from models.nests import each
 from models.places import place
 from models.plan import plan_training
 from models.prepared import PreparedData
 from models.recorder import Recorder
 from models.segment import Segment, SegmentResult
-from models.sources import GATHER_LIMIT
 from models.train import build_module, build_optimizer
 
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
@@ -128,7 +127,7 @@ class Member:
 
 
 def batches_of_epoch(columns: Any, orders: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[Any]:
-    """The batches of one epoch in every member's own order: leaves [N, size, ...].
+    """The batches of one epoch in every member's own order: contiguous leaves [N, size, ...].
 
     Args:
         columns: the data set, leaves [n, ...].
@@ -136,16 +135,8 @@ def batches_of_epoch(columns: Any, orders: Sequence[Tensor], sizes: Sequence[int
         sizes: of the batches to come, together at most the examples.
     """
     table = torch.stack([order[: sum(sizes)] for order in orders])
-    whole = size_of(columns) * len(orders) <= GATHER_LIMIT
-    gathered = rows_of(columns, table) if whole else None
-    start = 0
-    for size in sizes:
-        stop = start + size
-        if whole:
-            yield each(gathered, lambda column, a=start, b=stop: column[:, a:b])  # type: ignore[misc]
-        else:
-            yield rows_of(columns, table[:, start:stop])
-        start = stop
+    # One by one: the members share the data set, which stays in the cache; all their batches together would not.
+    yield from (rows_of(columns, indices) for indices in table.split(list(sizes), dim=1))
 
 
 def rows_of(columns: Any, table: Tensor) -> Any:

@@ -28,6 +28,7 @@ from models.leader import Leader
 from models.loaders import ForeignLoader, OrderedLoader
 from models.plan import Plan
 from models.prepared import PreparedData, prepare
+from models.process import subnormals_as_zero
 from models.recorder import Recorder
 from models.segment import Segment
 from models.shares import ShareLoader
@@ -200,6 +201,7 @@ def best_of(curve: list[dict[str, float]], config: TrainConfig) -> Mapping[str, 
     return min(points, key=lambda point: sign * point[config.objective], default={})
 
 
+@subnormals_as_zero()
 def train(job: Job, folder: Path, *, asked_to_stop: Callable[[], bool] = lambda: False) -> Outcome:
     """Train, or go on from `last.ckpt` in `folder`; leaves best.ckpt, last.ckpt and metrics.csv there."""
     training = _Training(job, folder, asked_to_stop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,34 @@ from models.config import TrainConfig
 
 Setting = float | Tensor
 """One number for all members, or a tensor [N]: a plain number makes a step faster."""
+
+
+class Product(NamedTuple):
+    """A gradient that has not been multiplied out: of a linear layer, say, what went in and what came back."""
+
+    left: Tensor
+    """Shape [N, a, b]."""
+    right: Tensor
+    """Shape [N, b, c]."""
+    swapped: bool
+    """Whether the gradient is [N, c, a] instead of [N, a, c]."""
+
+    def whole(self) -> Tensor:
+        """The gradient."""
+        return self.turned(torch.bmm(self.left, self.right))
+
+    def turned(self, tensor: Tensor) -> Tensor:
+        """A tensor of the gradient's shape in that of the product, or the other way round."""
+        return tensor.transpose(1, 2) if self.swapped else tensor
+
+
+Gradient = Tensor | Product | None
+"""Of one stacked parameter; None where the step does not use it."""
+
+
+def whole(gradients: Sequence[Gradient]) -> list[Tensor | None]:
+    """Gradients multiplied out."""
+    return [gradient.whole() if isinstance(gradient, Product) else gradient for gradient in gradients]
 
 
 def stack(kind: str, parameters: Sequence[Tensor], configs: Sequence[TrainConfig]) -> StackedOptimizer:
@@ -39,14 +67,19 @@ class StackedOptimizer(abc.ABC):
         self.steps: NDArray[np.float64] = np.zeros(len(configs))
         self.touched = [False] * len(parameters)
 
-    def step(self, gradients: Sequence[Tensor | None], rates: NDArray[np.float64]) -> None:
+    def step(self, gradients: Sequence[Gradient], rates: NDArray[np.float64]) -> None:
         """One step of every member, at rates [N]. A parameter without gradient stays as it is, as in torch."""
         self.steps += 1
         rate = self.vector(rates)
         for index, gradient in enumerate(gradients):
             if gradient is not None:
                 self.touched[index] = True
-                self.update(self.parameters[index], gradient, rate, **self.state[index])
+                self.update_by(self.parameters[index], gradient, rate, **self.state[index])
+
+    def update_by(self, parameter: Tensor, gradient: Tensor | Product, rate: Tensor, **state: Tensor) -> None:
+        """`update`, of a gradient that may not have been multiplied out."""
+        given = gradient.whole() if isinstance(gradient, Product) else gradient
+        self.update(parameter, given, rate, **state)
 
     @abc.abstractmethod
     def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
@@ -96,10 +129,21 @@ class SGD(StackedOptimizer):
         super().__init__(parameters, configs)
         self.momentum = self.named("momentum")
         self.nesterov = self.named("nesterov")
+        nothing_else = all(isinstance(s, float) and not s for s in (self.nesterov, self.weight_decay))
+        self.only_momentum = self.momentum if isinstance(self.momentum, float) and nothing_else else None
 
     def kept(self, member: int) -> tuple[str, ...]:
         """No buffer without momentum."""
         return self.slots if self.settings[member]["momentum"] else ()
+
+    def update_by(self, parameter: Tensor, gradient: Tensor | Product, rate: Tensor, **state: Tensor) -> None:
+        """Of a product, multiply and add to the momentum at once: the gradient itself is never in memory."""
+        if isinstance(gradient, Tensor) or self.only_momentum is None:
+            super().update_by(parameter, gradient, rate, **state)
+            return
+        buffer = gradient.turned(state["momentum_buffer"])
+        torch.baddbmm(buffer, gradient.left, gradient.right, beta=self.only_momentum, out=buffer)
+        parameter.addcmul_(state["momentum_buffer"], as_tensor(rate, parameter), value=-1)
 
     def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
         """Change one stacked parameter and its state in place."""
@@ -128,7 +172,7 @@ class Adam(StackedOptimizer):
         self.beta1, self.beta2, self.epsilon = (self.named(name) for name in ("beta1", "beta2", "epsilon"))
         self.betas = np.array([[float(s[name]) for s in self.settings] for name in ("beta1", "beta2")])
 
-    def step(self, gradients: Sequence[Tensor | None], rates: NDArray[np.float64]) -> None:
+    def step(self, gradients: Sequence[Gradient], rates: NDArray[np.float64]) -> None:
         """One step of every member, at rates [N]."""
         # Both corrections go into one factor [N] of the rate and one of epsilon: fewer passes over the parameters.
         first, second = 1 - self.betas ** (self.steps + 1)
@@ -216,9 +260,9 @@ def moving_square(square: Tensor, gradient: Tensor, kept: Setting) -> None:
         square.lerp_(gradient * gradient, as_tensor(1 - kept, square))
 
 
-def clipped(gradients: Sequence[Tensor | None], limits: Tensor) -> list[Tensor | None]:
-    """Gradients with norms of at most `limits` [N], infinite for members that do not clip (torch's formula)."""
-    share = limits / (norms(gradients) + 1e-6)
+def clipped(gradients: Sequence[Tensor | None], norms: Tensor, limits: Tensor) -> list[Tensor | None]:
+    """Gradients of norms [N] with norms of at most `limits` [N], infinite for members that do not clip (as torch)."""
+    share = limits / (norms + 1e-6)
     # A gradient that is infinite stays what it is where nothing is clipped, instead of turning into nan.
     share = torch.where(torch.isinf(limits), torch.ones_like(share), share.clamp(max=1.0))
     return [None if g is None else g * on(share, g) for g in gradients]

@@ -5,11 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
+
+
+class Form(NamedTuple):
+    """What dropout multiplies a stack [N, ...] by, but for the numbers."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    """The generators fill it in the order in which it lies in memory."""
+    dtype: torch.dtype
+    keep: float
+    """The probability with which a number is kept."""
 
 
 class Streams:
@@ -17,6 +28,17 @@ class Streams:
 
     def __init__(self, generators: Sequence[Generator]) -> None:
         self.generators = generators
+
+    def kept(self, form: Form) -> Tensor:
+        """What dropout multiplies by: for every member the next numbers of its own."""
+        return self.drawn(form)
+
+    def drawn(self, form: Form) -> Tensor:
+        """Draw them: 0, or 1 / `keep`."""
+        kept = torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device=self.generators[0].device)
+        for row, generator in zip(kept.unbind(), self.generators, strict=True):
+            row.bernoulli_(form.keep, generator=generator)
+        return kept.div_(form.keep)
 
     @contextmanager
     def instead_of_torch(self) -> Iterator[None]:
@@ -39,7 +61,7 @@ class Streams:
             return input
         if p == 1.0:
             return input * torch.zeros((), dtype=input.dtype, device=input.device)
-        kept: Tensor = _Kept.apply(input.detach(), 1.0 - p, self.generators)  # type: ignore[no-untyped-call]
+        kept: Tensor = _Kept.apply(input.detach(), 1.0 - p, self)  # type: ignore[no-untyped-call]
         return input.mul_(kept) if inplace else input * kept
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, *settings: Any, **named: Any) -> Tensor:
@@ -71,11 +93,41 @@ class Streams:
         return self.dropout(torch.softmax(scores, dim=-1), dropout_p) @ value
 
 
+class Noted(Streams):
+    """Notes what dropout asks for, and always gives the same: a step can be taken again, and no generator moves."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.forms: list[Form] = []
+
+    def kept(self, form: Form) -> Tensor:
+        """Note it."""
+        self.forms.append(form)
+        return self.drawn(form)
+
+    def drawn(self, form: Form) -> Tensor:
+        """The same for the same form."""
+        place = torch.empty_strided(form.shape, form.stride, dtype=form.dtype)
+        return place.bernoulli_(form.keep, generator=Generator().manual_seed(0)).div_(form.keep)
+
+
+class Given(Streams):
+    """What has been drawn already, in its order."""
+
+    def __init__(self, masks: Sequence[Tensor]) -> None:
+        super().__init__([])
+        self.masks = iter(masks)
+
+    def kept(self, form: Form) -> Tensor:
+        """The next one."""
+        return next(self.masks)
+
+
 class _Kept(torch.autograd.Function):
     """What dropout multiplies by: 0, or 1 / `keep` with probability `keep`. Only its rule for vmap draws anything."""
 
     @staticmethod
-    def forward(like: Tensor, keep: float, generators: Sequence[Generator]) -> Tensor:
+    def forward(like: Tensor, keep: float, streams: Streams) -> Tensor:
         raise AssertionError("members draw their dropout under vmap only")
 
     @staticmethod
@@ -87,11 +139,8 @@ class _Kept(torch.autograd.Function):
         raise AssertionError("what dropout multiplies by has no gradient")
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, like: Tensor, keep: float, generators: Sequence[Generator]) -> tuple[Tensor, int]:
-        """Fill the rows of the stack one by one, in place."""
+    def vmap(info: Any, in_dims: Any, like: Tensor, keep: float, streams: Streams) -> tuple[Tensor, int]:
+        """One for every member, which lies in memory as the input does."""
         members = like.expand(info.batch_size, *like.shape) if in_dims[0] is None else like.movedim(in_dims[0], 0)
-        # It lies in memory as the input does: the generator fills it in that order.
-        kept = torch.empty_like(members)
-        for row, generator in zip(kept.unbind(), generators, strict=True):
-            row.bernoulli_(keep, generator=generator)
-        return kept.div_(keep), 0
+        place = torch.empty_like(members)
+        return streams.kept(Form(tuple(place.shape), place.stride(), place.dtype, keep)), 0

@@ -26,6 +26,7 @@ from models.config import OWN_OPTIMIZER, TrainConfig
 from models.machine import machine_tags
 from models.plan import Plan, plan_training
 from models.prepared import PreparedData, prepare
+from models.process import subnormals_as_zero
 from models.recorder import Recorder
 from models.segment import Segment, SegmentResult, Status
 from models.subset import SEED, TrainSubset, train_subset, why_not
@@ -38,6 +39,7 @@ CHATTERING = [
 """Loggers to quiet. All of them: the two Lightnings share one, under the name of whichever was imported last."""
 
 
+@subnormals_as_zero()
 def train_segment(segment: Segment, *, stop: Callable[[], bool] = lambda: False) -> SegmentResult:
     """Train a trial from one checkpoint to the next.
 

@@ -43,8 +43,13 @@ class Stack:
         self.tensors = [*self.parameters.values(), *self.buffers.values()]
         self.trained = [p for p in self.parameters.values() if p.requires_grad]
 
-    def train(self, batch: Any, index: int, streams: Streams) -> tuple[Tensor, Logged]:
-        """Every member's loss [N] on its own batch (leaves [N, B, ...]), with what it logged, [N]."""
+    def train(
+        self, batch: Any, index: Any, streams: Streams, tensors: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Logged]:
+        """Every member's loss [N] on its own batch (leaves [N, B, ...]), with what it logged, [N].
+
+        `tensors` stand in for the stack's own ones.
+        """
 
         def one(batch: Any, *tensors: Tensor) -> tuple[Tensor, Logged]:
             return loss_of(self._call(tensors, "training_step", batch, index)), self.module.logged.tensors()
@@ -52,7 +57,7 @@ class Stack:
         self.module.logged = Log(training=True)
         with streams.instead_of_torch():
             # One by one: vmap takes a nest of containers apart at every call, which a small model would feel.
-            losses, logged = vmap(one)(batch, *self.tensors)
+            losses, logged = vmap(one)(batch, *(tensors or self.tensors))
         return losses, logged
 
     def validate(self, batch: Any, index: int, streams: Streams) -> tuple[Logged, dict[str, int | None]]:
@@ -68,7 +73,7 @@ class Stack:
             logged: Logged = vmap(one, in_dims=(None, *[0] * len(self.tensors)))(batch, *self.tensors)
         return logged, dict(self.module.logged.sizes)
 
-    def _call(self, tensors: Sequence[Tensor], method: str, batch: Any, index: int) -> Any:
+    def _call(self, tensors: Sequence[Tensor], method: str, batch: Any, index: Any) -> Any:
         state = dict(zip(self.names, tensors, strict=True))
         state |= {name: state[owner] for name, owner in self.tied.items()}
         return functional_call(self.steps, state, (method, batch, index), tie_weights=False)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers import config_of, curve_of, same_weights, weights_of
 
-from models import schedules, stacked
+from models import lockstep, schedules, stacked
 from models.array import train_array
 from models.config import TrainConfig
 from models.fusion import fusable
@@ -30,6 +30,12 @@ OPTIMIZERS: dict[str, list[dict[str, Any]]] = {
     "rmsprop": [{}, {"momentum": 0.5}, {"alpha": 0.9}],
 }
 FIXED = [name for name in schedules.SCHEDULES if name != "batch_growth"]
+
+
+@pytest.fixture(autouse=True)
+def _steps_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few there are."""
+    monkeypatch.setattr(lockstep, "WORTH", 1)
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -119,8 +125,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("worth", [1, 1_000_000], ids=["recorded", "as it is"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_member_equals_the_same_trial_alone(name: str, tmp_path: Path) -> None:
+def test_a_member_equals_the_same_trial_alone(
+    name: str, worth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lockstep, "WORTH", worth)
     configs = trio(**CASES[name])
     together = train_array(segments(configs, tmp_path / "array"))
     for result in together:
@@ -346,7 +356,7 @@ def test_one_trial_is_no_array(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [0.5, math.inf])
 def test_clipping_is_each_members_own(limit: float) -> None:
     gradients = [torch.tensor([[3.0, 4.0], [30.0, 40.0], [math.inf, 1.0]])]
-    (clipped,) = stacked.clipped(gradients, torch.tensor([10.0, limit, math.inf]))
+    (clipped,) = stacked.clipped(gradients, stacked.norms(gradients), torch.tensor([10.0, limit, math.inf]))
     assert clipped is not None
     expected = [5.0, min(50.0, limit), math.inf]
     assert clipped.norm(dim=1).tolist() == pytest.approx(expected, rel=1e-5)
