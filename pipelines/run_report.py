@@ -12,6 +12,7 @@ from rich.markup import escape
 from pipelines.studies import ledger_of, recipe_of
 from tracking.analysis.data import from_remote
 from tracking.credentials import without_credentials
+from tracking.direct_runs import DirectWriter
 from tracking.files import announce, announce_notes
 from tracking.ledger import Ledger
 from tracking.ledger_file import driver_lock
@@ -19,7 +20,7 @@ from tracking.place import existing_study, home, study_folder
 from tracking.remote import fetch
 from tracking.report import ReportFiles, key_figures, write
 from tracking.report.verdict import headline
-from tracking.runs import MlflowWriter, WriteRefused
+from tracking.runs import WriteRefused
 from tracking.sending import push
 
 
@@ -87,7 +88,7 @@ def send(ledger: Ledger, folder: Path) -> str | None:
         except ValueError:
             return None
         try:
-            refused = push(ledger, MlflowWriter(recipe.tracking.uri, home()))
+            refused = push(ledger, DirectWriter(recipe.tracking.uri, home()))
         except (ConnectionError, WriteRefused) as error:
             return " ".join(str(error).split())
     return next(iter(refused.values()), None)

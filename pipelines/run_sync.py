@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from pipelines.studies import ledger_of, recipe_of
+from tracking.direct_runs import DirectWriter
 from tracking.ledger_file import driver_lock
 from tracking.place import existing_study, home
-from tracking.runs import MlflowWriter, WriteRefused
+from tracking.runs import WriteRefused
 from tracking.sending import push
 
 
@@ -23,7 +24,7 @@ def main(study: str | None, uri: str | None) -> int:
         recipe = recipe_of(ledger)
         try:
             with console.status(f"sending {folder.name} to MLflow"):
-                refused = push(ledger, MlflowWriter(uri or recipe.tracking.uri, home()))
+                refused = push(ledger, DirectWriter(uri or recipe.tracking.uri, home()))
         except (ConnectionError, WriteRefused) as error:
             refused = {-1: " ".join(str(error).split())}
     if refused:

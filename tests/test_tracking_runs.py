@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import socket
@@ -13,10 +14,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from tracking_stores import QUIET, mlflow_home, open_mlflow, seen
+from tracking_stores import KINDS, QUIET, mlflow_home, open_mlflow, open_store, seen
 
 from tracking.client import tracking_uri
-from tracking.memory_runs import MemoryWriter
 from tracking.runs import (
     KEY,
     PARENT,
@@ -24,6 +24,7 @@ from tracking.runs import (
     MlflowWriter,
     RunStatus,
     RunWriter,
+    WholeRun,
     WriteRefused,
     legal_name,
 )
@@ -31,10 +32,10 @@ from tracking.runs import (
 pytestmark = QUIET
 
 
-@pytest.fixture(params=["memory", "mlflow"])
+@pytest.fixture(params=KINDS)
 def writer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunWriter:
     """A writer with an experiment of its own."""
-    made: RunWriter = MemoryWriter() if request.param == "memory" else open_mlflow(tmp_path_factory)
+    made = open_store(request.param, tmp_path_factory)
     made.experiment(request.node.name)
     return made
 
@@ -108,6 +109,38 @@ def test_a_run_is_closed_and_opened_again_and_takes_more_after_its_end(writer: R
     assert len(seen(writer, run_id).points) == 1
     writer.close_run(run_id, "RUNNING", 9900)
     assert seen(writer, run_id).status == "RUNNING"
+
+
+def test_whole_runs_are_as_if_each_were_opened_logged_and_closed(writer: RunWriter) -> None:
+    params, tags = {"width": "64", "long": "x" * 7000}, {"cell": "b32", "long": "y" * 9000}
+    points = [MetricPoint("a", float(step), 2000 + step, step) for step in range(1200)]
+    points += [points[7], MetricPoint("a", math.nan, 9000, 1300), MetricPoint("b", 0.5, 2000, 1)]
+    one = start(writer, "k", **tags)
+    writer.log(one, params=params, tags={}, points=points)
+    writer.close_run(one, "FINISHED", 9000)
+    run = WholeRun(
+        key="k",
+        name="run k",
+        started_ms=1000,
+        ended_ms=9000,
+        status="FINISHED",
+        tags=tags,
+        params=params,
+        points=points,
+    )
+    again, other = writer.record([run, dataclasses.replace(run, key="o", status="FAILED", params={}, points=[])])
+    assert str(seen(writer, again)) == str(seen(writer, one))
+    assert (seen(writer, other).status, seen(writer, other).points) == ("FAILED", [])
+    assert writer.find_run("o") == other
+    assert writer.record([]) == []
+
+
+def test_a_whole_run_takes_more_after_its_end(writer: RunWriter) -> None:
+    run = WholeRun(key="k", name="k", started_ms=1, ended_ms=2, status="FINISHED", tags={}, params={}, points=[])
+    (run_id,) = writer.record([run])
+    writer.log(run_id, params={"p": "1"}, tags={"front": "true"}, points=[MetricPoint("late", 1.0, 9, 3)])
+    found = seen(writer, run_id)
+    assert (found.params, found.tags["front"], len(found.points)) == ({"p": "1"}, "true", 1)
 
 
 def test_an_artifact_replaces_an_earlier_one_of_its_name(writer: RunWriter) -> None:

@@ -6,19 +6,19 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tracking_rows import complete, result, segment, study, trial
-from tracking_stores import QUIET, Seen, all_runs, open_mlflow, seen
+from tracking_rows import complete, point, result, segment, study, trial
+from tracking_stores import KINDS, QUIET, Seen, all_runs, open_mlflow, open_store, seen
 
 from search.trial import TrialResult
 from tracking.files import announce
 from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
-from tracking.runs import DESCRIPTION, KEY, PARENT, MlflowWriter, RunWriter, WriteRefused
+from tracking.runs import DESCRIPTION, KEY, PARENT, MlflowWriter, RunWriter, WholeRun, WriteRefused
 from tracking.sending import Projection, push
 from tracking.sync import Sync
 
@@ -87,9 +87,9 @@ def contents(writer: RunWriter, study_id: str) -> dict[str, Seen]:
     return {run.tags[KEY].removeprefix(study_id): run for run in runs}
 
 
-@pytest.fixture(params=["memory", "mlflow"])
+@pytest.fixture(params=KINDS)
 def writer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunWriter:
-    return MemoryWriter() if request.param == "memory" else open_mlflow(tmp_path_factory)
+    return open_store(request.param, tmp_path_factory)
 
 
 def test_the_store_has_what_the_ledger_has(tmp_path: Path, writer: RunWriter) -> None:
@@ -146,7 +146,7 @@ def test_a_trial_goes_on_where_it_was(tmp_path: Path, writer: RunWriter) -> None
     assert (run.status, run.tags["status"]) == ("FINISHED", "COMPLETE")
 
 
-def test_a_short_trial_costs_three_requests(tmp_path: Path, writer: RunWriter) -> None:
+def test_a_short_trial_costs_three_requests_or_a_share_of_one_transaction(tmp_path: Path, writer: RunWriter) -> None:
     with study(tmp_path, 0) as ledger:
         ledger.set_meta("experiment", tmp_path.name)
         push(ledger, writer)
@@ -157,11 +157,14 @@ def test_a_short_trial_costs_three_requests(tmp_path: Path, writer: RunWriter) -
             complete(ledger, number)
         before = writer.calls
         push(ledger, writer)
-        assert writer.calls - before - idle == 30
+        assert writer.calls - before - idle == (1 if writer.at_once else 30)
 
 
+@pytest.mark.parametrize("at_once", [0, 200], ids=["one-by-one", "many-at-once"])
 @pytest.mark.parametrize("after", [False, True], ids=["request-lost", "answer-lost"])
-def test_after_an_interruption_anywhere_every_run_and_point_is_there_once(tmp_path: Path, after: bool) -> None:
+def test_after_an_interruption_anywhere_every_run_and_point_is_there_once(
+    tmp_path: Path, after: bool, at_once: int
+) -> None:
     whole = MemoryWriter()
     with filled(tmp_path / "whole") as ledger:
         push(ledger, whole)
@@ -169,6 +172,7 @@ def test_after_an_interruption_anywhere_every_run_and_point_is_there_once(tmp_pa
     assert whole.calls > 20
     for fail_at in range(1, whole.calls + 1):
         flaky = Flaky(fail_at=fail_at, after=after)
+        flaky.at_once = at_once
         with filled(tmp_path / str(fail_at)) as ledger:
             with pytest.raises(ConnectionError):
                 push(ledger, flaky)
@@ -216,12 +220,61 @@ def test_a_ledger_from_an_older_copy_finds_its_runs_again(tmp_path: Path) -> Non
     assert len(writer.runs) == 6
 
 
-def test_what_is_refused_of_one_trial_holds_up_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [0, 10_000], ids=["one-by-one", "many-at-once"])
+def test_what_is_refused_of_one_trial_holds_up_no_other(tmp_path: Path, at_once: int) -> None:
     writer = Refusing()
+    writer.at_once = at_once
     with study(tmp_path, 3) as ledger:
         assert push(ledger, writer) == {1: "no such run"}
         assert ledger.unsent() == [1]
         assert [ledger.run(number).closed for number in range(3)] == [True, False, True]
+        assert len(writer.runs) == 4
+
+
+class Batches(MemoryWriter):
+    """A store that likes so many values at once, and remembers how many it got."""
+
+    def __init__(self, at_once: int) -> None:
+        super().__init__()
+        self.at_once = at_once
+        self.sizes: list[list[int]] = []
+
+    def record(self, runs: Sequence[WholeRun]) -> list[str]:
+        self.sizes.append([run.size() for run in runs])
+        return super().record(runs)
+
+
+def test_whole_runs_go_as_many_at_once_as_the_store_likes_and_no_more(tmp_path: Path) -> None:
+    writer = Batches(400)
+    with study(tmp_path, 10) as ledger:
+        ledger.ask([trial(10)])
+        large = segment(10, curve=[point(step) for step in range(1, 61)])
+        ledger.record(large.to_json(), result([large]))
+        push(ledger, writer)
+    assert sum(len(sizes) for sizes in writer.sizes) == 10
+    assert all(sum(sizes) <= 400 for sizes in writer.sizes) and len(writer.sizes[0]) > 1
+    assert len(writer.runs) == 12
+
+
+def test_every_trial_of_a_batch_is_a_step_and_what_is_sent_is_noted_before_it(tmp_path: Path) -> None:
+    with study(tmp_path, 10) as ledger:
+        steps = Projection(ledger, Batches(400)).steps()
+        left = [ledger.unsent_count() for _ in steps]
+    assert len(left) == 10 + 4
+    assert left[:2] == [10, 10] and left[-1] == 0
+    assert all(count <= max(0, 9 - index) for index, count in enumerate(left[2:]))
+
+
+def test_a_trial_that_the_store_knows_of_is_not_recorded_anew(tmp_path: Path) -> None:
+    writer = Batches(400)
+    with study(tmp_path, 0) as ledger:
+        ledger.ask([trial(0)])
+        parts = [segment(0, 0, 20, status="PAUSED"), segment(0, 20, 60)]
+        ledger.record(parts[0].to_json())
+        push(ledger, writer)
+        ledger.record(parts[1].to_json(), result(parts))
+        push(ledger, writer)
+    assert (writer.sizes, len(writer.runs)) == ([], 2)
 
 
 def test_a_search_that_goes_on_opens_its_run_again(tmp_path: Path, writer: RunWriter) -> None:

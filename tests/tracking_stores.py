@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from tracking.direct_runs import DirectWriter
 from tracking.memory_runs import MemoryWriter
 from tracking.runs import MetricPoint, MlflowWriter, RunWriter
 
@@ -36,9 +37,20 @@ def mlflow_home(factory: pytest.TempPathFactory) -> Path:
     return factory.getbasetemp() / "mlflow_home"
 
 
-def open_mlflow(factory: pytest.TempPathFactory) -> MlflowWriter:
-    """A writer to that database."""
-    return MlflowWriter(None, mlflow_home(factory))
+def open_mlflow(factory: pytest.TempPathFactory, kind: type[MlflowWriter] = DirectWriter) -> MlflowWriter:
+    """A writer to that database: as a search has it, or one that knows MLflow's client alone."""
+    return kind(None, mlflow_home(factory))
+
+
+def open_store(kind: str, factory: pytest.TempPathFactory) -> RunWriter:
+    """A writer of each kind that there is."""
+    if kind == "memory":
+        return MemoryWriter()
+    return open_mlflow(factory, {"client": MlflowWriter, "direct": DirectWriter}[kind])
+
+
+KINDS = ("memory", "client", "direct")
+"""What `open_store` makes."""
 
 
 def seen(writer: RunWriter, run_id: str) -> Seen:

@@ -221,9 +221,13 @@ class Ledger:
 
     def save_run(self, trial: int, state: RunState) -> None:
         """Keep how far a trial (or `SEARCH_RUN`) has got in MLflow."""
-        values = (trial, state.run_id, state.points, state.closed, state.creating)
+        self.save_runs({trial: state})
+
+    def save_runs(self, states: Mapping[int, RunState]) -> None:
+        """The same for many trials, all of them or none."""
+        rows = [(trial, state.run_id, state.points, state.closed, state.creating) for trial, state in states.items()]
         with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", values)
+            self._db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", rows)
 
     def forget_runs(self) -> None:
         """Everything has to be sent again: what this MLflow store has of the study is unknown."""

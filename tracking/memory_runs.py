@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tracking.runs import KEY, MetricPoint, RunStatus, WriteRefused, cut
+from tracking.runs import KEY, MetricPoint, RunStatus, WholeRun, WriteRefused, cut, record_each
 
 
 @dataclass(slots=True)
@@ -28,6 +28,8 @@ class MemoryRun:
 
 class MemoryWriter:
     """Keeps runs in memory, under the same guarantees."""
+
+    at_once = 0
 
     def __init__(self) -> None:
         self.calls = 0
@@ -72,6 +74,10 @@ class MemoryWriter:
         """Set status and end."""
         run = self._run(run_id)
         run.status, run.ended_ms = status, ended_ms if status != "RUNNING" else run.ended_ms
+
+    def record(self, runs: Sequence[WholeRun]) -> list[str]:
+        """One run after the other."""
+        return record_each(self, runs)
 
     def artifact(self, run_id: str, name: str, content: bytes) -> None:
         """Keep the bytes."""

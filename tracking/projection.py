@@ -5,6 +5,7 @@ Metrics are named `group/name`, because MLflow's charts group themselves by what
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ MACHINE = ("device", "machine", "threads")
 """Tags that keep the value of every segment: a trial may have moved to another machine."""
 
 
+@functools.lru_cache(maxsize=10_000)  # the same few names come with every evaluation
 def metric_key(name: str) -> str:
     """Where a module's metric goes: `val_loss` to `validation/loss`, `train_loss` to `train/loss`, others stay."""
     for prefix, group in PREFIXES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -17,6 +17,7 @@ from tracking.runs import (
     MetricPoint,
     RunStatus,
     RunWriter,
+    WholeRun,
     WriteRefused,
     legal_name,
 )
@@ -50,22 +51,36 @@ class Projection:
         """
         parent = self._parent = self._parent or self._search_run()
         yield
-        for number, send in self._jobs(parent):
-            if number in self.refused:
-                continue
-            try:
-                send()
-            except WriteRefused as error:
-                self.refused[number] = str(error)
-            yield
-
-    def _jobs(self, parent: str) -> Iterator[tuple[int, Callable[[], None]]]:
-        yield SEARCH_RUN, partial(self._send_notes, parent)
-        for number in self._ledger.unsent():
-            yield number, partial(self._send_trial, number, parent)
+        yield from self._step(SEARCH_RUN, partial(self._send_notes, parent))
+        yield from self._trials(parent)
         # Files come last: a store whose artifacts are out of reach still gets the numbers.
-        yield SEARCH_RUN, partial(self._send_end, parent)
-        yield SEARCH_RUN, partial(self._send_files, parent)
+        yield from self._step(SEARCH_RUN, partial(self._send_end, parent))
+        yield from self._step(SEARCH_RUN, partial(self._send_files, parent))
+
+    def _step(self, number: int, send: Callable[[], None]) -> Iterator[None]:
+        if number in self.refused:
+            return
+        try:
+            send()
+        except WriteRefused as error:
+            self.refused[number] = str(error)
+        yield
+
+    def _trials(self, parent: str) -> Iterator[None]:
+        """One by one; where the store likes it better, those that have ended before it knew of them many at once."""
+        whole: dict[int, tuple[WholeRun, RunState]] = {}
+        size, room = 0, self._writer.at_once
+        for number in self._ledger.unsent():
+            found = self._whole(number, parent) if room and number not in self.refused else None
+            if found is None or found[0].size() > room:
+                yield from self._step(number, partial(self._send_trial, number, parent))
+                continue
+            if size + found[0].size() > room:
+                yield from self._record(whole, parent)
+                whole, size = {}, 0
+            whole[number] = found
+            size += found[0].size()
+        yield from self._record(whole, parent)
 
     # -- the search's own run
 
@@ -124,6 +139,46 @@ class Projection:
                 self._writer.close_run(parent, cast(RunStatus, note.value), round(1000 * note.changed))
                 self._ledger.notes_sent([note])
 
+    # -- trials that have ended before the store knew of them
+
+    def _whole(self, number: int, parent: str) -> tuple[WholeRun, RunState] | None:
+        """The run of such a trial, and how far it will have got; None for any other trial."""
+        state = self._ledger.run(number)
+        if state != RunState():
+            return None
+        row = self._ledger.trial(number)
+        result = row["result"]
+        if result is None:
+            return None
+        segments = self._ledger.segments(number)
+        started = _started(row, segments)
+        run = WholeRun(
+            key=self._key(number),
+            name=projection.run_name(row),
+            started_ms=round(1000 * started),
+            ended_ms=round(1000 * (result["ended"] or started)),
+            status=projection.run_status(row),
+            tags=self._head(row, segments, parent) | projection.config_tags(row["config"]),
+            params=projection.params(row["config"]),
+            points=projection.points(row["config"], segments, after=-1) + projection.summary(result),
+        )
+        return run, replace(state, points=_reached(segments, state), closed=True)
+
+    def _record(self, whole: Mapping[int, tuple[WholeRun, RunState]], parent: str) -> Iterator[None]:
+        """All at once; refused, one by one, so that only those are that are to blame. A step for each."""
+        if not whole:
+            return
+        self._ledger.save_runs({number: RunState(creating=True) for number in whole})
+        try:
+            ids = self._writer.record([run for run, _ in whole.values()])
+        except WriteRefused:
+            for number in whole:
+                yield from self._step(number, partial(self._send_trial, number, parent))
+            return
+        states = zip(whole.items(), ids, strict=True)
+        self._ledger.save_runs({number: replace(state, run_id=run_id) for (number, (_, state)), run_id in states})
+        yield from (None for _ in whole)
+
     # -- a trial's run
 
     def _send_trial(self, number: int, parent: str) -> None:
@@ -131,10 +186,10 @@ class Projection:
         # The row first: if the trial ends in between, its last segment is sent now and its end in the next pass.
         row = self._ledger.trial(number)
         segments, state, result = self._ledger.segments(number), self._ledger.run(number), row["result"]
-        started = segments[0]["started"] if segments else (result["started"] or row["asked"])
+        started = _started(row, segments)
         tags = projection.tags(row, segments)
         if state.run_id is None:
-            head = {**self._study_tags(), **tags, PARENT: parent}
+            head = self._head(row, segments, parent)
             state, tags = self._open(row, state, head, round(1000 * started))
         assert state.run_id is not None, "it has just been opened"
         points = projection.points(row["config"], segments, after=state.points)
@@ -145,7 +200,7 @@ class Projection:
             # What never changes comes with the first evaluations.
             params, tags = projection.params(row["config"]), tags | projection.config_tags(row["config"])
         self._writer.log(state.run_id, params=params, tags=tags, points=points)
-        sent = max([state.points, 0, *(segment["to_step"] for segment in segments)])
+        sent = _reached(segments, state)
         if result is not None:
             ended = result["ended"] or started
             self._writer.close_run(state.run_id, projection.run_status(row), round(1000 * ended))
@@ -155,7 +210,7 @@ class Projection:
         self, row: Mapping[str, Any], state: RunState, head: dict[str, str], started_ms: int
     ) -> tuple[RunState, dict[str, str]]:
         """The trial's run, and the tags that it still lacks."""
-        number, key, lacking = row["number"], f"{self._ledger.meta('id')}:{row['number']}", dict[str, str]()
+        number, key, lacking = row["number"], self._key(row["number"]), dict[str, str]()
         run_id = self._writer.find_run(key) if state.creating else None
         if run_id is None:
             self._ledger.save_run(number, replace(state, creating=True))
@@ -166,6 +221,22 @@ class Projection:
         opened = replace(state, run_id=run_id, creating=False)
         self._ledger.save_run(number, opened)
         return opened, lacking
+
+    def _head(self, row: Mapping[str, Any], segments: Sequence[Mapping[str, Any]], parent: str) -> dict[str, str]:
+        return {**self._study_tags(), **projection.tags(row, segments), PARENT: parent}
+
+    def _key(self, number: int) -> str:
+        return f"{self._ledger.meta('id')}:{number}"
+
+
+def _started(row: Mapping[str, Any], segments: Sequence[Mapping[str, Any]]) -> float:
+    """When a trial of which there is something to send began."""
+    return float(segments[0]["started"] if segments else (row["result"]["started"] or row["asked"]))
+
+
+def _reached(segments: Sequence[Mapping[str, Any]], state: RunState) -> int:
+    """The step up to which these segments bring MLflow."""
+    return max([state.points, 0, *(int(segment["to_step"]) for segment in segments)])
 
 
 def push(ledger: Ledger, writer: RunWriter) -> dict[int, str]:
