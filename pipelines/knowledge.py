@@ -45,7 +45,8 @@ def _other(study: str, own: Path, *, setting: str) -> Path:
     try:
         folder = existing_study(study)
     except ValueError as error:
-        raise ValueError(str(error).replace("`study`", f"`search.{setting}`", 1)) from error
+        said = str(error).replace("`study`", f"`search.{setting}`", 1)
+        raise ValueError(said if setting in said else f"`search.{setting}` is {study!r}, but {said}") from error
     if folder == own.absolute():
         raise ValueError(f"`search.{setting}` must be another study than this one, but got {study!r}.")
     return folder

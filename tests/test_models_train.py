@@ -355,6 +355,8 @@ FAILURES: list[tuple[dict[str, Any], str, str]] = [
         "FAILED",
         "config: `metrics.target_metric` must be a metric that the module logs in validation, but got 'val_accuracy'",
     ),
+    # 100 examples leave a last batch of one, of which batch norm has no statistics.
+    ({"batch_size": 33}, "FAILED", "user_error: ValueError: Expected more than 1 value per channel when training"),
     ({"batch_size": 128}, "FAILED", "config: `batch_size` must be at most 100 (the training set), but got 128."),
     (
         {"data": "Streamed", "schedule": "batch_growth"},

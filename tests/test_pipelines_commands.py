@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from pipelines import run_export
+from pipelines.cli import main
 from pipelines.recipe import load_recipe, to_yaml
 from pipelines.session import space_of
 from search.executors import SerialExecutor
@@ -143,3 +144,36 @@ def test_without_results_there_is_no_ui(regatta_home: Path) -> None:
         f"regatta: there must be results in {regatta_home / 'mlflow.db'}, but there are none yet. "
         "Run `regatta search` first.\n"
     )
+
+
+def _folder(store: Path) -> None:
+    store.mkdir()
+
+
+def _empty(store: Path) -> None:
+    store.touch()
+
+
+def _garbage(store: Path) -> None:
+    store.write_bytes(b"no database at all" * 100)
+
+
+def _newer(store: Path) -> None:
+    with contextlib.closing(sqlite3.connect(store)) as database:
+        database.executescript(
+            "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('fffffffffffe');"
+            "CREATE TABLE runs (a)"
+        )
+
+
+@pytest.mark.parametrize("make", [_folder, _empty, _garbage, _newer])
+def test_a_store_that_cannot_be_served_is_a_sentence_and_no_server(
+    make: Callable[[Path], None], regatta_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    regatta_home.mkdir()
+    make(regatta_home / "mlflow.db")
+    assert main(["ui"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    remedy = "Install the MLflow that wrote it" if make is _newer else "must be readable, but is not: "
+    assert remedy in said and str(regatta_home / "mlflow.db") in said
+    assert [path.name for path in regatta_home.iterdir()] == ["mlflow.db"]

@@ -97,6 +97,12 @@ ADDED = [
         7,
         "`search.law` must be left out with `search.priors.learning_rate` and with `search.learning_rate",
     ),
+    (
+        "search: {strategy: tune, enqueue: [{learning_rate: .nan}]}",
+        7,
+        "`search.enqueue.0.learning_rate` must be a finite number, but got .nan.",
+    ),
+    ("search: {strategy: tune, enqueue: [3]}", 7, "`search.enqueue.0` must be a mapping, but got 3."),
     ("search: {zzz: 3}", 7, "unknown key `zzz` in `search`. Known: strategy,"),
     ("serch: {}", 7, "unknown key `serch` in the recipe; did you mean `search`? Known: name, study, model,"),
     ("search:\n  learning_rate:\n    hgih: 1", 9, "unknown key `hgih` in `search.learning_rate`; did you mean `high`?"),
@@ -192,6 +198,13 @@ ADDED = [
     ("search:\n  learning_rate:\n    factor: 1", 9, "`search.learning_rate.factor` must be greater than 1"),
     ("cluster: {workers: 0}", 7, "`cluster.workers` must be at least 1, but got 0."),
     ("cluster: {reconnect_seconds: -1}", 7, "`cluster.reconnect_seconds` must be at least 0 and finite, but got -1"),
+    (
+        "tracking: {uri: 'http://me:secret@['}",
+        7,
+        "`tracking.uri` must be an address such as http://127.0.0.1:5000, but",
+    ),
+    ("tracking: {uri: 'http://:5000'}", 7, "`tracking.uri` must be an address such as http://127.0.0.1:5000, but got"),
+    ("tracking: {uri: 'http://host:port'}", 7, "`tracking.uri` must be an address such as http://127.0.0.1:5000, but"),
     # Optimizers, schedules and their arguments.
     ("search:\n  optimizers: [sgdd]", 8, "`search.optimizers.sgdd` must be one of adam, adamw, own, rmsprop, sgd,"),
     ("search:\n  schedules:\n    constant:\n    cosin:", 10, "`search.schedules.cosin` must be one of batch_growth,"),

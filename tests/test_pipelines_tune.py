@@ -54,11 +54,25 @@ def test_a_search_for_the_best_ends_by_its_limit_and_goes_on_to_its_last_trial(t
 
 
 @pytest.mark.slow
-def test_a_sampler_that_cannot_be_made_is_told_before_anything_is_written(tmp_path: Path) -> None:
-    words = [REGATTA, "search", *TINY, "--search.sampler", "optuna.samplers.Tpe"]
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--search.sampler", "optuna.samplers.Tpe"], "'optuna.samplers.Tpe' cannot be imported"),
+        (["--search.enqueue", "[{}, {learning_rate: 99}]"], "`search.enqueue.1.learning_rate` must be from "),
+        (
+            ["--search.enqueue", "[{momentm: 0.9}]"],
+            "`search.enqueue.0.momentm` must be searched there, but at batch size",
+        ),
+        (["--search.from_study", "other"], "`search.from_study` is 'other', but there must be a study in "),
+        (["--search.law", "../other"], "`search.law` is '../other', but there must be a study in "),
+    ],
+)
+def test_what_a_search_could_not_begin_with_is_told_before_anything_is_written(
+    words: list[str], sentence: str, tmp_path: Path
+) -> None:
     environment = {**os.environ, "REGATTA_HOME": str(tmp_path / "home")}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "'optuna.samplers.Tpe' cannot be imported" in done.stderr
+    done = subprocess.run([REGATTA, "search", *TINY, *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "home").exists()
 
 

@@ -105,6 +105,13 @@ def test_a_search_that_goes_on_asks_nothing_again_and_what_was_added_next() -> N
         ({"optimizer": "adam"}, "`search.enqueue.0.optimizer` must be one of sgd, which are searched, but got 'adam'"),
         ({"momentum": 0.9}, "`search.enqueue.0.momentum` must be searched there, but at batch size 64 with sgd, const"),
         ({"schedule.final": 0.1}, "only these are: batch_size, optimizer, schedule, learning_rate. Leave it out."),
+        (
+            {"learning_rate": float("nan")},
+            "must be from 0.00333 to 3 at batch size 64 with sgd, constant, but got nan.",
+        ),
+        ({"learning_rate": "0.1"}, "must be from 0.00333 to 3 at batch size 64 with sgd, constant, but got '0.1'."),
+        ({"batch_size": True}, "`search.enqueue.0.batch_size` must be one of 16, 32, 64, 128, which are searched, but"),
+        ({"batch_size": [64]}, "`search.enqueue.0.batch_size` must be one of 16, 32, 64, 128, which are searched, but"),
         ({"schedule": "cosine", "schedule.final": 0.3}, "`search.enqueue.0.schedule.final` must be from 0 to 0.2"),
     ],
 )

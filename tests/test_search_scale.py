@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
-from search_parts import bowl, result_of, space
+from search_parts import HERE, bowl, result_of, space
 
 from models.segment import SegmentResult
 from search.config import LearningRateConfig, PromotionConfig
@@ -173,3 +177,33 @@ def test_a_trial_takes_as_many_calls_after_hundreds_as_after_some(search: dict[s
     for _ in range(400):
         one_more(study)
     assert calls(study, 50) < 1.5 * early
+
+
+def step(name: str, folder: Path, count: int) -> dict[str, Any]:
+    """One step of `large_study`, in a process of its own; what it found."""
+    command = [sys.executable, "-m", "large_study", name, str(folder), str(count)]
+    path = os.pathsep.join([HERE, str(Path(HERE).parent / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found.pop("megabytes") < 1000
+    return found
+
+
+large = pytest.mark.skipif(sys.platform != "linux", reason="only here a process says how much memory it had at most")
+
+
+@pytest.mark.slow
+@large
+def test_a_study_of_ten_thousand_trials_goes_on_with_exact_counts_in_little_memory(tmp_path: Path) -> None:
+    whole = {"status": {"COMPLETE": 10_000}, "cells": [1250] * 8, "numbers": True, "distinct": 10_000}
+    assert step("searched", tmp_path, 10_000) == {"before": 0, "over": False, "asked": 10_000, **whole}
+    assert step("searched", tmp_path, 10_000) == {"before": 10_000, "over": True, "asked": 0, **whole}
+    more = {"status": {"COMPLETE": 10_008}, "cells": [1251] * 8, "numbers": True, "distinct": 10_008}
+    assert step("searched", tmp_path, 10_008) == {"before": 10_000, "over": False, "asked": 8, **more}
+
+
+@pytest.mark.slow
+@large
+def test_after_ten_thousand_results_a_sampler_that_learns_still_proposes_something_new(tmp_path: Path) -> None:
+    assert step("proposed", tmp_path, 10_000) == {"known": 10_000, "asked": 10_000, "over": True}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from test_pipelines_doctor import as_nobody
 from tracking_rows import complete, point, result, segment, study, trial
 
 from search.trial import TrialResult
@@ -162,6 +165,7 @@ def test_two_thousand_trials_are_read_in_less_than_a_second(tmp_path: Path) -> N
 
 WRITER = """
 import sys
+import tempfile
 from pathlib import Path
 from tracking_rows import complete
 from tracking.ledger import Ledger
@@ -327,3 +331,23 @@ def test_a_lock_without_a_readable_holder_still_refuses(tmp_path: Path) -> None:
         (tmp_path / "driver.lock").write_text("")
         with pytest.raises(ValueError, match="another process is running this study"), driver_lock(tmp_path):
             raise AssertionError("two drivers")
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o000])
+def test_a_study_of_somebody_elses_is_told_as_such_and_not_called_damaged(mode: int) -> None:
+    home = Path(tempfile.mkdtemp(dir="/var/tmp"))  # Where others may look: pytest's own folders are closed to them.
+    folder = home / "mine"
+    try:
+        study(folder, 1).close()
+        home.chmod(0o755)
+        (folder / "study.db").chmod(mode)
+        folder.chmod(0o555)
+        refusal = rf"the study's folder {folder} must be writable, even to be read, but is not: .*REGATTA_HOME"
+        with as_nobody():
+            with pytest.raises(ValueError, match=refusal):
+                Ledger.open(folder, create=False)
+            with pytest.raises(ValueError, match=refusal), driver_lock(folder):
+                raise AssertionError("locked in spite of it")
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(home)

@@ -249,3 +249,20 @@ def test_a_program_takes_any_number_of_rows_and_says_what_it_needs(tmp_path: Pat
 def test_the_driver_registers_without_torch() -> None:
     code = "import sys, pipelines.run_train; print({'torch', 'mlflow', 'lightning'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["key", "more/key", "more"])
+def test_a_model_with_a_link_in_its_folder_is_not_registered(
+    name: str, registry: ModelRegistry, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "key").write_bytes(b"s3cr3t")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(tmp_path / "outside" / ("" if name == "more" else "key"))
+    known = f"links-{name.replace('/', '-')}"
+    one = candidate(registry, folder, known)
+    with pytest.raises(WriteRefused, match=rf"must lie in its own folder, but .*{name} is a link"):
+        registry.register(one)
+    assert not mlflow.MlflowClient(registry.uri).search_registered_models(f"name = '{known}'")
+    (folder / name).unlink()
+    assert registry.register(one).version == "1"

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -237,6 +238,29 @@ def test_a_new_database_appears_whole_and_leaves_nothing_else(tmp_path_factory: 
     with sqlite3.connect(home / "mlflow.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+OPENER = """
+import sys
+from pathlib import Path
+from tracking.runs import MlflowWriter
+writer = MlflowWriter(None, Path(sys.argv[1]))
+writer.experiment("mine")
+print(writer.open_run(sys.argv[2], name="mine", tags={}, started_ms=1))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_make_a_new_database_at_once_share_a_whole_one(tmp_path: Path) -> None:
+    commands = [[sys.executable, "-c", OPENER, str(tmp_path), str(number)] for number in range(4)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    opened = {process.communicate(timeout=120)[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0] * 4
+    assert sorted(path.name for path in tmp_path.glob("*mlflow.db*") if path.suffix == ".db") == ["mlflow.db"]
+    assert not list(tmp_path.glob(".mlflow.*"))
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        assert {row[0] for row in connection.execute("SELECT run_uuid FROM runs")} == opened and len(opened) == 4
+        assert connection.execute("SELECT count(*) FROM experiments WHERE name = 'mine'").fetchone() == (1,)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tracking.credentials import without_credentials
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,3 +28,15 @@ class TrackingConfig:
         """Yield one sentence for every rule broken; names are relative to this object."""
         if self.experiment is not None and not 0 < len(self.experiment) <= 500:
             yield f"`experiment` must have 1 to 500 characters, but got {len(self.experiment)}."
+        if self.uri and not _is_address(self.uri):
+            told = without_credentials(self.uri)
+            yield f"`uri` must be an address such as http://127.0.0.1:5000, but got {told!r}."
+
+
+def _is_address(uri: str) -> bool:
+    """Whether it can be taken apart at all. Whether somebody answers there is another question."""
+    try:
+        parts = urlsplit(uri)
+        return parts.port != 0 and (parts.scheme not in ("http", "https") or bool(parts.hostname))
+    except ValueError:  # Brackets or a port that are none.
+        return False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from tracking.ledger import Ledger, Note
 from tracking.place import write
@@ -33,11 +35,21 @@ def announce_notes(ledger: Ledger) -> None:
 
 
 def unsent_files(ledger: Ledger) -> Iterable[tuple[Note, str, bytes | None]]:
-    """Yield each note about a file that MLflow lacks, the file's name and its content; None if it is gone."""
+    """Yield each note about a file that MLflow lacks, the file's name and its content; None as `content_of` says."""
     for note in ledger.unsent_notes():
         if note.key == RECIPE:
             yield note, "recipe.yaml", note.value.encode()
         elif note.key.startswith(ARTIFACT):
             name = note.key.removeprefix(ARTIFACT)
-            file = ledger.path.parent / name
-            yield note, name, file.read_bytes() if file.is_file() else None
+            yield note, name, content_of(ledger.path.parent, name)
+
+
+def content_of(folder: Path, name: str) -> bytes | None:
+    """A file of a study's folder; None if it is gone, or if its name or a link leads elsewhere.
+
+    The folder itself may lie behind a link. What it holds may have come from somebody else, and is sent to a server.
+    """
+    root = folder.resolve()
+    file = root / name
+    own = file.is_relative_to(root) and Path(os.path.realpath(file)) == file
+    return file.read_bytes() if own and file.is_file() else None

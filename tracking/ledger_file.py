@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 FILE = "study.db"
 SCHEMA_VERSION = 1
@@ -22,6 +23,8 @@ BUSY_SECONDS = 30.0
 """How long a commit waits for another connection's."""
 NO_ROOM = ("SQLITE_FULL", "SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_WRITE")
 """Names of SQLite's errors where the files beside the ledger, which reading needs too, find no room."""
+CLOSED = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH")
+"""How names of its errors begin where the system does not let us at the ledger."""
 
 SCHEMA = """
 CREATE TABLE meta (
@@ -60,11 +63,10 @@ def driver_lock(folder: Path) -> Iterator[None]:
     """Be the only driver of a study. The lock goes with the process, however that ends.
 
     Raises:
-        ValueError: if another driver has it, with its process id and host.
+        ValueError: if another driver has it, with its process id and host, or if the folder cannot be written.
     """
     path = Path(folder) / "driver.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -74,6 +76,16 @@ def driver_lock(folder: Path) -> Iterator[None]:
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "time": time.strftime("%F %T")}, file)
         file.flush()
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+", encoding="utf-8")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise ValueError(closed(path.parent, error.strerror or str(error))) from error
 
 
 def _holder(path: Path) -> str:
@@ -110,7 +122,10 @@ def connect(path: Path) -> sqlite3.Connection:
     # SQLite fills up a page that is cut short; only a write-ahead log that is still to be replayed accounts for one.
     if size == 0 or (size % PAGE and not (log.exists() and log.stat().st_size)):
         raise ValueError(unreadable(path, f"it ends after {size} bytes"))
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    except sqlite3.OperationalError as error:
+        raise ValueError(closed(path.parent, str(error))) from error
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
@@ -127,13 +142,22 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException as error:
         connection.close()
-        # Text that is no UTF-8 is told without a name of the error.
-        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "") in NO_ROOM:
-            raise LedgerUnwritable(unwritable(path, error)) from error
-        if isinstance(error, sqlite3.DatabaseError | UnicodeDecodeError):
-            raise ValueError(unreadable(path, str(error))) from error
+        if (told := _told(path, error)) is not None:
+            raise told from error
         raise
     return connection
+
+
+def _told(path: Path, error: BaseException) -> Exception | None:
+    """What SQLite's error comes to; None if it is none of SQLite's."""
+    # Text that is no UTF-8 is told without a name of the error.
+    name = getattr(error, "sqlite_errorname", "") if isinstance(error, sqlite3.Error) else ""
+    if name in NO_ROOM:
+        return LedgerUnwritable(unwritable(path, error))
+    if name.startswith(CLOSED):
+        return ValueError(closed(path.parent, str(error)))
+    found = isinstance(error, sqlite3.DatabaseError | UnicodeDecodeError)
+    return ValueError(unreadable(path, str(error))) if found else None
 
 
 def _refuse_other_tables(path: Path, connection: sqlite3.Connection) -> None:
@@ -143,10 +167,16 @@ def _refuse_other_tables(path: Path, connection: sqlite3.Connection) -> None:
             raise ValueError(unreadable(path, f"its table `{table}` lacks {', '.join(sorted(lacking))}"))
 
 
-def unwritable(path: Path, why: Exception) -> str:
+def unwritable(path: Path, why: BaseException) -> str:
     """One sentence, with what to do."""
     remedy = "What was committed is safe: see to the disk, then run the same command again."
     return f"the ledger {path} cannot be written ({why}). {remedy}"
+
+
+def closed(folder: Path, why: str) -> str:
+    """One sentence, with what to do."""
+    remedy = "Get the right to write there, or copy it into a state folder of your own (REGATTA_HOME)."
+    return f"the study's folder {folder} must be writable, even to be read, but is not: {why}. {remedy}"
 
 
 def unreadable(path: Path, why: str) -> str:

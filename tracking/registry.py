@@ -64,6 +64,9 @@ class ModelRegistry(MlflowWriter):
 
         May be repeated after an interruption at any point: nothing is registered twice.
         """
+        link = next((path for path in candidate.folder.rglob("*") if path.is_symlink()), None)
+        if link is not None:  # MLflow would send what lies behind it.
+            raise WriteRefused(f"a model's files must lie in its own folder, but {link} is a link; put the file there")
         self.experiment(candidate.experiment)
         run_id = self.find_run(candidate.key)
         if run_id is None:
