@@ -18,7 +18,7 @@ from models.members import DTYPES, Member, batches_of_epoch
 from models.nests import batch_examples, each
 from models.places import solo_loops
 from models.prepared import PreparedData
-from models.recorded import WORTH, Steps
+from models.recorded import Steps, worth
 from models.sources import MemoryBatches
 from models.stacked import Gradient
 from models.streams import Streams
@@ -53,7 +53,11 @@ class TrialArray(pl.LightningModule):
         self.streams = Streams([member.generator for member in members])
         self.stack = Stack([member.module for member in members], layouts=verdict.layouts)
         self.steps = Steps(
-            self.stack, self.streams, parts=config.accumulate, code=verdict.code, often=shapes_worth(members[0])
+            self.stack,
+            self.streams,
+            parts=config.accumulate,
+            code=verdict.code,
+            often=worth(batches_of_sizes(members[0])),
         )
         self.optimizer = stacked.stack(config.optimizer, self.stack.trained, [m.config for m in members])
         for index, member in enumerate(members):
@@ -259,16 +263,15 @@ def added(ones: Sequence[Gradient], others: Sequence[Gradient]) -> list[Gradient
     return [other if one is None else one if other is None else one + other for one, other in pairs]
 
 
-def shapes_worth(member: Member) -> Callable[[int], bool]:
-    """Whether steps with batches of so many examples are worth recording: as many as its whole training takes of them.
-
-    Not what is left of it: an array that has paused would go on with other steps than one that has not.
-    """
+def batches_of_sizes(member: Member) -> Counter[int]:
+    """How many batches of each size a member's whole training takes."""
     loader, counts = member.loader, Counter[int]()
     for epoch in range(len(member.plan.steps_of_epoch)):
         size = loader.batch_sizes[min(epoch, len(loader.batch_sizes) - 1)]
-        counts[size] += loader.examples // size
-    return lambda examples: counts[examples] >= WORTH
+        whole = loader.examples // size
+        counts[size] += whole
+        counts[loader.examples - whole * size] += loader.batches_in(epoch) - whole
+    return counts
 
 
 def resident(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:

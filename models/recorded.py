@@ -7,7 +7,7 @@ that is the same at every step. A recording is checked against the step as it is
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +26,10 @@ from models.vmapped import Logged, Stack
 
 KEPT = 32
 """Recordings kept in one process, the least recently used dropped first."""
-WORTH = 100
-"""Steps that a training must take with batches of one shape: to record one takes as long as some 100 steps save."""
+LEAST_STEPS = 40
+"""Optimizer steps that a training must have for any of them to be recorded: that takes as long as dozens of steps."""
+LEAST_SHARE = 0.1
+"""Part of all examples that batches of one shape must hold: smaller ones at the ends of epochs are not worth it."""
 
 
 class Taken(NamedTuple):
@@ -96,6 +98,16 @@ class Steps:
                 _recordings.popitem(last=False)
         _recordings.move_to_end(key)
         return _recordings[key]
+
+
+def worth(batches: Mapping[int, int]) -> Callable[[int], bool]:
+    """Whether to record steps on so many examples, given how many batches of each size a whole training takes.
+
+    Of the whole, not of what is left: an array that has paused would go on with other steps than one that has not.
+    """
+    examples = sum(size * count for size, count in batches.items())
+    long = sum(batches.values()) >= LEAST_STEPS
+    return lambda size: long and size * batches.get(size, 0) >= LEAST_SHARE * examples
 
 
 def form(tensor: Tensor) -> Any:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers import config_of, curve_of, same_weights, weights_of
 
-from models import lockstep, schedules, stacked
+from models import recorded, schedules, stacked
 from models.array import train_array
 from models.config import TrainConfig
 from models.fusion import fusable
@@ -35,7 +35,8 @@ FIXED = [name for name in schedules.SCHEDULES if name != "batch_growth"]
 @pytest.fixture(autouse=True)
 def _steps_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few there are."""
-    monkeypatch.setattr(lockstep, "WORTH", 1)
+    monkeypatch.setattr(recorded, "LEAST_STEPS", 1)
+    monkeypatch.setattr(recorded, "LEAST_SHARE", 0.0)
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -125,12 +126,13 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("worth", [1, 1_000_000], ids=["recorded", "as it is"])
+@pytest.mark.parametrize("steps", ["recorded", "as they are"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_member_equals_the_same_trial_alone(
-    name: str, worth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, steps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lockstep, "WORTH", worth)
+    if steps == "as they are":
+        monkeypatch.setattr(recorded, "LEAST_STEPS", math.inf)
     configs = trio(**CASES[name])
     together = train_array(segments(configs, tmp_path / "array"))
     for result in together:

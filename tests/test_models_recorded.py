@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from models import lockstep, recorded, stacked
+from models import recorded, stacked
 from models.array import train_array
 from models.comparison import close
 from models.config import TrainConfig
@@ -131,7 +131,8 @@ def test_a_step_that_depends_on_the_number_of_its_batch_is_not_recorded(model: s
 def test_an_array_whose_every_step_may_be_recorded_equals_its_trials_alone(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lockstep, "WORTH", 1)
+    monkeypatch.setattr(recorded, "LEAST_STEPS", 1)
+    monkeypatch.setattr(recorded, "LEAST_SHARE", 0.0)
     configs = [dataclasses.replace(config(model), seed_init=seed, learning_rate=0.05) for seed in range(MEMBERS)]
     parts, again = (
         [Segment(trial=index, config=c, folder=str(tmp_path / place)) for index, c in enumerate(configs)]
@@ -166,6 +167,13 @@ def test_arrays_of_one_shape_share_a_recording_and_rare_shapes_have_none(monkeyp
             for number in range(2):
                 steps.take(pair.batch(number), number)
     assert len(made) == 1
+
+
+def test_steps_are_recorded_whose_batches_hold_much_of_a_long_training() -> None:
+    often = recorded.worth({16: 89, 13: 1})
+    assert often(16) and not often(13) and not often(8)
+    assert all(map(recorded.worth({512: 40, 413: 20}), (512, 413)))
+    assert not recorded.worth({512: 20, 413: 10})(512)
 
 
 # Rewrites
