@@ -17,7 +17,7 @@ from pipelines.knowledge import knowledge_of
 from pipelines.limits import ENDED, Limits
 from pipelines.reasons import came_to_nothing
 from pipelines.recipe import Recipe
-from pipelines.session import Session, aim, begun, compare_tiers, note, opened, space_of, start_sync
+from pipelines.session import Session, aim, begun, compare_tiers, note, opened, prepare_sync, space_of, start_sync
 from pipelines.workers import workers
 from search.audit import audit, summary
 from search.calibration import calibrate
@@ -70,15 +70,16 @@ def run(session: Session) -> None:
         console.print(done, highlight=False, soft_wrap=True)
         conclude(session, complete=True)
         return
+    prepare_sync(session)
     with workers(session) as (executor, dashboard):
         if not session.interrupts:
             with session.interrupts.at_once():
                 look_ahead(session, executor, dashboard=dashboard)
+        start_sync(session)
         if recipe.metrics.calibrate and not session.interrupts:
             calibrated(session, executor)
         if not session.interrupts:
             compare_tiers(session, race, executor)
-        start_sync(session)
         told = train(session, race, executor)
         if study.space.search.audit and not session.interrupts:
             examine(session, executor)

@@ -206,8 +206,14 @@ def aim(session: Session) -> None:
         session.ledger.set_meta("params", {**fingerprint(session.recipe), "metrics": asdict(metrics)})
 
 
+def prepare_sync(session: Session) -> None:
+    """Import MLflow, before there is anything to write: while workers start, a core is idle."""
+    if session.sync is not None:
+        session.sync.prepare()
+
+
 def start_sync(session: Session) -> None:
-    """Begin to write to MLflow: not before, since its import would take the processor from the workers'."""
+    """Begin to write to MLflow: not before it is known that data and model can be built."""
     if session.sync is not None:
         session.sync.start()
 

@@ -62,6 +62,14 @@ def set_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
+def load(uri: str) -> None:
+    """Import all of MLflow that writing to a store takes, 2 s; whoever writes later finds it there."""
+    set_defaults()
+    importlib.import_module("mlflow")
+    if uri.startswith(SQLITE):
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+
+
 @contextmanager
 def connected(uri: str, *, what: str, remedy: str) -> Iterator[Any]:
     """An `MlflowClient` to read with: `what` is looked for, and `remedy` says how it comes into being.

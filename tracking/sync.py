@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from tracking.client import load, tracking_uri
 from tracking.direct_runs import DirectWriter
 from tracking.ledger import SEARCH_RUN, Ledger
 from tracking.runs import RunWriter
@@ -48,10 +50,11 @@ class Sync:
     ) -> None:
         """The writer is made from `uri` and `home` in the thread, for that may take seconds."""
         self._folder, self._open_writer, self._watch = folder, partial(writer, uri, home), system_metrics
+        self._load = partial(load, tracking_uri(uri, home))
         self._changed = threading.Condition()
         self._asked, self._done = 0, -1
         """Passes asked for; the last of them that has gone through."""
-        self._stopping = self._hurry = False
+        self._begun = self._stopping = self._hurry = False
         self._pending = self._evaluations = 0
         self._counted = -math.inf
         self._complete = time.monotonic()
@@ -60,9 +63,17 @@ class Sync:
         self._away_since = math.inf
         self._thread = threading.Thread(target=self._run, name="regatta-sync", daemon=True)
 
+    def prepare(self) -> None:
+        """Import MLflow while the workers start, and touch nothing yet; returns at once."""
+        self._thread.start()
+
     def start(self) -> None:
         """Begin; returns at once."""
-        self._thread.start()
+        with self._changed:
+            self._begun = True
+            self._changed.notify_all()
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def notify(self) -> None:
         """Say that the ledger has news. Without it they are found within a second."""
@@ -117,6 +128,10 @@ class Sync:
 
     def _run(self) -> None:
         yield_processor()
+        with suppress(Exception):  # It is told where MLflow is to be used.
+            self._load()
+        with self._changed:
+            self._changed.wait_for(lambda: self._begun or self._stopping)
         try:
             with Ledger.open(self._folder, create=False) as ledger:
                 self._keep_up(ledger)
