@@ -59,8 +59,10 @@ def main(request: Request) -> int:
         rows = read_rows(source)
     console = Console(soft_wrap=True, highlight=False)
     model, uri = (request.model, request.uri) if request.model else champion(request.uri)
-    with TemporaryDirectory() as files, console.status("loading the model"):
-        folder = loading.fetch(model, uri=tracking_uri(uri, home()), into=Path(files))
+    # When MLflow refuses a file, its threads may still be fetching others.
+    files = TemporaryDirectory(ignore_cleanup_errors=True)
+    with files as place, console.status("loading the model"):
+        folder = loading.fetch(model, uri=tracking_uri(uri, home()), into=Path(place))
         predict = loaded(folder)
     started = time.perf_counter()
     with told_of("--input", source), console.status("predicting"):

@@ -28,7 +28,7 @@ pytestmark = QUIET
 
 @pytest.fixture
 def homes(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two state folders with equal MLflow databases, which have an experiment `x`."""
+    """Two state folders with equal MLflow databases, which have an experiment `x` and no runs."""
     open_mlflow(tmp_path_factory).experiment("x")
     made = tmp_path / "one", tmp_path / "other"
     for home in made:
@@ -38,6 +38,9 @@ def homes(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
             closing(sqlite3.connect(home / "mlflow.db")) as own,
         ):
             shared.backup(own)
+            for table in ("latest_metrics", "metrics", "params", "tags", "runs"):
+                own.execute(f"DELETE FROM {table}")
+            own.commit()
     return made
 
 
