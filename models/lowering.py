@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -132,7 +133,7 @@ def _share_equal(graph: GraphModule) -> None:
 def _work_in_place(graph: GraphModule) -> None:
     """Let an operation write into what nobody else will read: memory that lies in the cache already."""
     for node in _calls(graph, *IN_PLACE, aten.threshold_backward.default):
-        if node.target is aten.add.Tensor and not node.kwargs and not _spare(node.args[0], node):
+        if node.target is aten.add.Tensor and not node.kwargs and _spare(node.args[1], node):
             node.args = node.args[1], node.args[0]  # It takes either first.
         if not _spare(node.args[0], node):
             continue
@@ -147,15 +148,15 @@ def _spare(source: Any, reader: Node) -> bool:
     old, new = of(source), of(reader)
     if old is None or new is None or source.op != "call_function" or len(source.users) != 1:
         return False
-    schema = getattr(source.target, "_schema", None)
-    if source.target in ALIASES or schema is None or any(given.alias_info for given in schema.returns):
-        # What has been made a function of ours, or writes in place, gives memory that nobody else has.
-        return source.target in (*IN_PLACE.values(), *OURS) and _same_form(old, new)
-    return _same_form(old, new)
+    # What writes in place has been found to have its memory to itself.
+    own = source.target in (*IN_PLACE.values(), *OURS) or (hasattr(source.target, "_schema") and not shares(source))
+    return own and (old.shape, old.dtype, old.stride()) == (new.shape, new.dtype, new.stride())
 
 
-def _same_form(one: Tensor, other: Tensor) -> bool:
-    return (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
+def shares(node: Node) -> bool:
+    """Whether the result of an operation of torch's lies in the memory of its first input."""
+    schema = getattr(node.target, "_schema", None)
+    return node.target in ALIASES or (schema is not None and any(given.alias_info for given in schema.returns))
 
 
 def _threshold_backward(gradient: Tensor, output: Tensor, threshold: float) -> Tensor:
@@ -229,8 +230,6 @@ def _free(given: Node, product: Any, changing: Sequence[Node]) -> bool:
 
 def _owner(node: Any) -> Node:
     """The node whose memory a node's tensor lies in."""
-    schema = getattr(node.target, "_schema", None)
-    while node.target in ALIASES or (schema is not None and any(given.alias_info for given in schema.returns)):
+    while shares(node) or node.target is operator.getitem:  # The latter of several that an operation gives.
         node = node.args[0]
-        schema = getattr(node.target, "_schema", None)
     return node  # type: ignore[no-any-return]
