@@ -34,7 +34,7 @@ def searched(folder: Path, *, jump: int) -> list[dict[str, Any]]:
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    words = ["--training.epochs", "100", "--search.trials", "2", FAULTS, "{any: mark}", ONCE, str(mark)]
+    words = ["--training.epochs", "15", "--search.trials", "2", FAULTS, "{any: mark}", ONCE, str(mark)]
     process = started(home, *words, "--model.init_args.at_step", "35", environment=environment)
     wait_until(mark.exists, process)
     clock.write_text(f"{jump:+d}")
