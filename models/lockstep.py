@@ -57,7 +57,7 @@ class TrialArray(pl.LightningModule):
             self.streams,
             parts=config.accumulate,
             code=verdict.code,
-            often=worth(batches_of_sizes(members[0])),
+            often=worth(batches_of_sizes(members)),
         )
         self.optimizer = stacked.stack(config.optimizer, self.stack.trained, [m.config for m in members])
         for index, member in enumerate(members):
@@ -263,14 +263,21 @@ def added(ones: Sequence[Gradient], others: Sequence[Gradient]) -> list[Gradient
     return [other if one is None else one if other is None else one + other for one, other in pairs]
 
 
-def batches_of_sizes(member: Member) -> Counter[int]:
-    """How many batches of each size a member's whole training takes."""
+def batches_of_sizes(members: Sequence[Member]) -> Counter[int]:
+    """How many batches of each size there are from the first of a training to the end of the longest segment.
+
+    Not from where the segment begins: one that goes on after an interruption would else be taken for a short one.
+    """
+    member = max(members, key=lambda member: member.conductor.end)
     loader, counts = member.loader, Counter[int]()
+    left = member.conductor.end * member.config.accumulate
     for epoch in range(len(member.plan.steps_of_epoch)):
         size = loader.batch_sizes[min(epoch, len(loader.batch_sizes) - 1)]
         whole = loader.examples // size
-        counts[size] += whole
-        counts[loader.examples - whole * size] += loader.batches_in(epoch) - whole
+        rest = loader.batches_in(epoch) - whole
+        for many, examples in ((whole, size), (rest, loader.examples - whole * size)):
+            counts[examples] += min(many, left)
+            left -= min(many, left)
     return counts
 
 

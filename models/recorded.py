@@ -27,7 +27,7 @@ from models.vmapped import Logged, Stack
 KEPT = 32
 """Recordings kept in one process, the least recently used dropped first."""
 LEAST_STEPS = 40
-"""Optimizer steps that a training must have for any of them to be recorded: that takes as long as dozens of steps."""
+"""Batches that there must be for any step to be recorded: that takes as long as dozens of steps."""
 LEAST_SHARE = 0.1
 """Part of all examples that batches of one shape must hold: smaller ones at the ends of epochs are not worth it."""
 
@@ -101,10 +101,7 @@ class Steps:
 
 
 def worth(batches: Mapping[int, int]) -> Callable[[int], bool]:
-    """Whether to record steps on so many examples, given how many batches of each size a whole training takes.
-
-    Of the whole, not of what is left: an array that has paused would go on with other steps than one that has not.
-    """
+    """Whether to record steps on so many examples, given how many batches of each size there are."""
     examples = sum(size * count for size, count in batches.items())
     long = sum(batches.values()) >= LEAST_STEPS
     return lambda size: long and size * batches.get(size, 0) >= LEAST_SHARE * examples
