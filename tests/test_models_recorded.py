@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from models import recorded, stacked
+from models import lockstep, recorded, stacked
 from models.array import train_array
 from models.comparison import close
 from models.config import TrainConfig
 from models.lowering import lower
-from models.members import rows_of
+from models.members import Member, rows_of
 from models.prepared import prepare
 from models.recorded import Steps, as_it_is, played
 from models.segment import Segment
@@ -187,6 +187,14 @@ def test_steps_are_recorded_whose_batches_hold_much_of_a_long_training() -> None
     assert often(16) and not often(13) and not often(8)
     assert all(map(recorded.worth({512: 40, 413: 20}), (512, 413)))
     assert not recorded.worth({512: 20, 413: 10})(512)
+
+
+def test_only_batches_before_the_end_of_a_segment_count(tmp_path: Path) -> None:
+    c = config("Plain")  # 60 examples and batches of 8, three epochs
+    ends = {1.0: {8: 21, 4: 3}, 1 / 3: {8: 7, 4: 1}}
+    for until, expected in ends.items():
+        segment = Segment(trial=0, config=c, folder=str(tmp_path), until=until)
+        assert lockstep.batches_of_sizes([Member(segment, prepare(c), torch.device("cpu"))]) == expected
 
 
 # Rewrites
