@@ -31,6 +31,9 @@ LEAST_STEPS = 40
 LEAST_SHARE = 0.1
 """Part of all examples that batches of one shape must hold: smaller ones at the ends of epochs are not worth it."""
 
+MOST_DIMENSIONS = 3
+"""Of a stacked parameter: convolutions take nearly all of a step themselves, and seconds to record."""
+
 
 class Taken(NamedTuple):
     """One forward and backward pass of all members."""
@@ -90,6 +93,8 @@ class Steps:
         """One made by an earlier array of this process, or a new one."""
         first = next(leaves(batch))
         if self.code is None or first.device.type != "cpu" or not self.often(first.shape[1]):
+            return None
+        if any(parameter.ndim > MOST_DIMENSIONS for parameter in self.stack.trained):
             return None
         key = (self.code, self.parts, *(form(t) for t in (*leaves(batch), *self.stack.tensors)))
         if key not in _recordings:
