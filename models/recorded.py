@@ -20,7 +20,7 @@ from models.comparison import TOLERANCES, close
 from models.lowering import lower, products
 from models.nests import each, leaves
 from models.stacked import Gradient, Product
-from models.streams import Given, Noted, Streams
+from models.streams import Form, Given, Noted, Streams
 from models.train import out_of_memory
 from models.vmapped import Logged, Stack
 
@@ -53,8 +53,8 @@ class Recording(NamedTuple):
     """What it logs."""
     kinds: tuple[str, ...]
     """How each gradient comes out (`lowering.products`)."""
-    masks: tuple[Any, ...]
-    """The dropout that is drawn before each step (`streams.Form`)."""
+    masks: tuple[Form, ...]
+    """The dropout that is drawn before each step."""
 
 
 _recordings: OrderedDict[Any, Recording | None] = OrderedDict()
@@ -199,7 +199,7 @@ def _traced(stack: Stack, noted: Noted, batch: Any, *, parts: int) -> Recording:
     return _assembled(graph, tuple(names), tuple(noted.forms), state=len(stack.tensors))
 
 
-def _assembled(graph: GraphModule, names: tuple[str, ...], masks: tuple[Any, ...], *, state: int) -> Recording:
+def _assembled(graph: GraphModule, names: tuple[str, ...], masks: tuple[Form, ...], *, state: int) -> Recording:
     """A plain function of a graph, its gradients taken apart where they are products.
 
     The last `state` inputs are the stack's own tensors, which change while the optimizer goes through the gradients.
