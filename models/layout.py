@@ -10,18 +10,10 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from models import schedules
 from models.build import ConfigError
-from models.config import TrainConfig
 from models.job import Job
-from models.plan import Plan, evaluation_steps, plan_training, steps_in_epoch
+from models.plan import Plan, evaluation_steps, steps_in_epoch
 from models.prepared import PreparedData
 from models.sources import batches_of, is_ours
-
-
-def plan_of(config: TrainConfig, data: PreparedData) -> Plan:
-    """The training as the search would lay it out."""
-    return plan_training(
-        config, examples=data.examples, drop_last=data.drop_last, steps_per_epoch=data.steps_per_epoch(config)
-    )
 
 
 def layout(job: Job, data: PreparedData, *, accumulate: int) -> Plan:
@@ -32,7 +24,7 @@ def layout(job: Job, data: PreparedData, *, accumulate: int) -> Plan:
     """
     if job.fit == "train":
         # Where the loader is ours, the steps are the search's, however many passes they take.
-        return plan_of(job.config if data.source is not None else replace(job.config, accumulate=accumulate), data)
+        return data.plan(job.config if data.source is not None else replace(job.config, accumulate=accumulate))
     if job.config.schedule == "batch_growth":
         raise ConfigError(
             "`--fit all` must have a fixed batch size, but `batch_growth` lets it grow. Use `--fit train`."

@@ -15,7 +15,6 @@ from models.conductor import STATE_KEY, Conductor
 from models.loaders import OrderedLoader, permutation
 from models.nests import each
 from models.places import place
-from models.plan import plan_training
 from models.prepared import PreparedData
 from models.recorder import Recorder
 from models.segment import Segment, SegmentResult
@@ -32,7 +31,7 @@ class Member:
         """Lay out the trial, and put everything where its checkpoint left it."""
         self.segment = segment
         self.config = config = segment.config
-        self.plan = plan = plan_training(config, examples=data.examples, drop_last=data.drop_last)
+        self.plan = plan = data.plan(config)
         loader = data.loader(config, plan)
         assert isinstance(loader, OrderedLoader), "what trains side by side lies in memory"
         self.recorder = Recorder(

@@ -23,7 +23,6 @@ from torch import Tensor
 from models import checkpoint, rng
 from models.config import TrainConfig
 from models.frozen import Frozen, Refused, derived, told, trainer_for_hooks
-from models.plan import plan_training
 from models.prepared import PreparedData, prepare
 from models.seeds import derive
 from models.segment import Segment
@@ -181,9 +180,7 @@ def stops(config: TrainConfig, data: PreparedData, *, shares: Sequence[float], f
     Raises:
         Refused: if the training ends before its time.
     """
-    total = plan_training(
-        config, examples=data.examples, drop_last=data.drop_last, steps_per_epoch=data.steps_per_epoch(config)
-    ).total_steps
+    total = data.plan(config).total_steps
     segment, examples, state = Segment(trial=0, config=config, folder=folder), 0, None
     last = -1
     for goal in sorted({round(share * total) for share in shares}):

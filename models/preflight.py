@@ -8,7 +8,6 @@ from typing import Any
 from models.build import ConfigError
 from models.config import OWN_OPTIMIZER, TrainConfig
 from models.fingerprint import fingerprint, hardware
-from models.plan import plan_training
 from models.prepared import prepare
 from models.train import build_module, module_tree
 from models.user_code import sources
@@ -56,9 +55,7 @@ def _facts(config: TrainConfig, steps: dict[str, int]) -> dict[str, Any]:
     mistakes = list(_missing_methods(module, tree.LightningModule, config))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    plan = plan_training(
-        config, examples=data.examples, drop_last=data.drop_last, steps_per_epoch=data.steps_per_epoch(config)
-    )
+    plan = data.plan(config)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return {
         "examples": data.examples,

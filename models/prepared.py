@@ -14,7 +14,7 @@ from models import rng
 from models.build import ConfigError, build, find_class, lightning_of, named_parameters, nearest, takes
 from models.config import TrainConfig
 from models.loaders import BatchList, ForeignLoader, OrderedLoader
-from models.plan import Plan
+from models.plan import Plan, plan_training
 from models.sources import Batches, batches_of, in_memory, is_ours
 
 KEPT = 16
@@ -50,6 +50,16 @@ class PreparedData:
     def steps_per_epoch(self, config: TrainConfig) -> int | None:
         """Optimizer steps of an epoch where the loader decides; None where we do."""
         return None if self.source is not None else -(-len(self.train_loader) // config.accumulate)
+
+    def plan(self, config: TrainConfig) -> Plan:
+        """What a training on these data will do.
+
+        Raises:
+            ConfigError: if an epoch has no step.
+        """
+        return plan_training(
+            config, examples=self.examples, drop_last=self.drop_last, steps_per_epoch=self.steps_per_epoch(config)
+        )
 
     def loader(self, config: TrainConfig, plan: Plan) -> OrderedLoader | ForeignLoader:
         """A fresh train loader for one trial."""

@@ -44,24 +44,34 @@ def array_gain(values: Mapping[str, Any]) -> dict[str, Any]:
         values: `config` (a TrainConfig) and `most`, the widest array to think of.
 
     Returns:
-        `reason` why it cannot (or None), `width` of the array, `gain` (time per step alone over time per step and
-        member side by side), `step_seconds` alone.
+        `reason` why it cannot (or None), `width` of the array, `step_seconds` alone, `share_seconds` of a step that a
+        member has side by side, `admission_seconds` that it takes once in a process until the first step is made side
+        by side, `steps` of a training.
     """
     config = TrainConfig.from_json(values["config"])
+    steps = prepare(config).plan(config).total_steps
     config = dataclasses.replace(config, min_steps=max(config.min_steps, STEPS), evaluations=1)
     with tempfile.TemporaryDirectory() as folder:
         first = Segment(trial=0, config=config, folder=folder)
         watch = Stopwatch()
         train_segment(first, stop=watch)
-        alone = watch.lap
+        found = {"width": 1, "step_seconds": watch.lap, "share_seconds": 0.0, "admission_seconds": 0.0, "steps": steps}
+        began = time.perf_counter()
         reason = fusable([config])
+        examined = time.perf_counter() - began
         most = 1 if reason else min(values["most"], int(memory_left(config) / (SPARE * member_bytes(config))))
         if most < 2:
             reason = reason or "two of it do not fit into memory side by side"
-            return {"reason": reason, "width": 1, "gain": 1.0, "step_seconds": alone}
-        width, together = best_width(lambda width: share_of_step(first, width), most=most)
-    gain = alone / together if alone and together else 1.0
-    return {"reason": None, "width": width, "gain": gain, "step_seconds": alone}
+            return {**found, "reason": reason}
+        watches = {}
+
+        def share(width: int) -> float:
+            watches[width] = timed_together(first, width)
+            return watches[width].lap / width
+
+        width, together = best_width(share, most=most)
+    admission = examined + watches[width].ready
+    return {**found, "reason": None, "width": width, "share_seconds": together, "admission_seconds": admission}
 
 
 def best_width(seconds: Callable[[int], float], *, most: int) -> tuple[int, float]:
@@ -91,15 +101,15 @@ def best_width(seconds: Callable[[int], float], *, most: int) -> tuple[int, floa
     return width, share
 
 
-def share_of_step(first: Segment, width: int) -> float:
-    """Seconds that each of so many trials takes of a step side by side."""
+def timed_together(first: Segment, width: int) -> Stopwatch:
+    """What the steps of so many trials take side by side."""
     segments = [
         dataclasses.replace(first, trial=index, config=dataclasses.replace(first.config, seed_order=index))
         for index in range(width)
     ]
     watch = Stopwatch()
     train_array(segments, stop=watch)
-    return watch.lap / width
+    return watch
 
 
 def member_bytes(config: TrainConfig) -> int:
@@ -128,6 +138,9 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.laps: list[float] = []
+        self.ready = 0.0
+        """Seconds from the start to the end of the first step."""
+        self.started = time.perf_counter()
         self.last = self.end = math.inf
 
     def __call__(self) -> bool:
@@ -135,6 +148,7 @@ class Stopwatch:
         now = time.perf_counter()
         if self.end == math.inf:
             self.end = now + SECONDS
+            self.ready = now - self.started
         else:
             self.laps.append(now - self.last)
         self.last = now

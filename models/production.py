@@ -23,7 +23,7 @@ from models.checkpoint import CheckpointError
 from models.config import TrainConfig
 from models.fingerprint import fingerprint
 from models.job import LAST, Factors, Job, Outcome, factors
-from models.layout import joined, layout, plan_of
+from models.layout import joined, layout
 from models.leader import Leader
 from models.loaders import ForeignLoader, OrderedLoader
 from models.plan import Plan
@@ -187,7 +187,7 @@ def refuse_changes(job: Job, data: PreparedData) -> None:
     for name, before in (job.fingerprint or {}).items():
         if before is not None and now[name] != before:
             wrong.append(f"the data have changed since the search: `{name}` was {before}, and is {now[name]} now.")
-    plan = plan_of(job.config, data)
+    plan = data.plan(job.config)
     if plan.total_steps != job.steps and not wrong:
         wrong.append(f"`budget.steps` must be {plan.total_steps}, as epochs and batch size say, but got {job.steps}.")
     if wrong:

@@ -24,7 +24,7 @@ from models.checkpoint import CheckpointError
 from models.conductor import Conductor
 from models.config import OWN_OPTIMIZER, TrainConfig
 from models.machine import machine_tags
-from models.plan import Plan, plan_training
+from models.plan import Plan
 from models.prepared import PreparedData, prepare
 from models.process import subnormals_as_zero
 from models.recorder import Recorder
@@ -103,9 +103,7 @@ class _Run:
         config = self.segment.config
         tree = module_tree(config)
         self.data = data = prepare(config)
-        self.plan = plan = plan_training(
-            config, examples=data.examples, drop_last=data.drop_last, steps_per_epoch=data.steps_per_epoch(config)
-        )
+        self.plan = plan = data.plan(config)
         loader = data.loader(config, plan)
         recorder = Recorder(
             config, examples_per_epoch=data.examples, warmup_steps=round(config.warmup * plan.total_steps)

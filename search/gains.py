@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from models.config import TrainConfig
 from search.executors import Executor
+from search.space import variants
 from search.study import Study
 from search.trial import TrialConfig, TrialResult
 
 LEAST = 1.2
-"""An array is chosen where a trial in it takes its share of the time at least this many times faster than alone."""
+"""Arrays are chosen where all trials of a kind take that many times less time in them than alone, at least."""
 FEWEST = 8
 """With fewer trials of a shape than this, an array gains less than its measurement takes."""
 PACKS_PER_SLOT = 4
@@ -29,10 +33,16 @@ class Gains:
     """Seconds of an optimizer step of a trial alone."""
     reasons: Mapping[Kind, str] = field(default_factory=dict)
     """Why trials of a kind train alone."""
+    variants: Mapping[Kind, int] = field(default_factory=dict)
+    """Different models or data sets among trials of a kind: each of them fills arrays of its own."""
 
     def width(self, kind: Kind) -> int:
         """How many trials of a kind train side by side; 1: they train alone."""
         return self.widths.get(kind, 1)
+
+    def together(self, kind: Kind) -> int:
+        """How many trials of a kind are asked at once, so that arrays of every variant fill."""
+        return self.width(kind) * self.variants.get(kind, 1)
 
     def timed(self, trial: TrialConfig, result: TrialResult) -> TrialResult:
         """A result with the seconds that it would have taken alone: those of an array say nothing of one trial.
@@ -58,30 +68,79 @@ def measure(executor: Executor, study: Study) -> Gains:
     search = study.space.search
     if search.arrays == "off":
         return Gains()
-    planned, first = study.planned_by_kind(), study.first_by_kind()
     required = search.arrays == "require"
-    reasons = {kind: "too few trials share its shape" for kind in planned if planned[kind] < FEWEST and not required}
-    cells = {cell.cell.kind: cell for cell in study.cells.values() if cell.cell.kind in planned.keys() - reasons.keys()}
-    packs = -(-PACKS_PER_SLOT * executor.slots // max(1, len(planned)))
-    most = {kind: max(FEWEST, -(-first[kind] // packs)) for kind in cells}
-    configs = {kind: cell.train_config(cell.explorations()[0], index=0) for kind, cell in cells.items()}
-    found = executor.calls(PROBE, [{"config": configs[kind].to_json(), "most": most[kind]} for kind in cells])
-    measured = dict(zip(cells, found, strict=True))
-    for kind, gain in measured.items():
-        if gain["reason"] is not None:
-            reasons[kind] = gain["reason"]
+    crowds = crowds_of(study)
+    few = "too few trials share its shape"
+    reasons = {kind: few for kind, crowd in crowds.items() if crowd.planned < FEWEST and not required}
+    packs = max(1, math.ceil(PACKS_PER_SLOT * executor.slots / max(1, sum(crowd.variants for crowd in crowds.values()))))
+    crowds = {kind: crowd for kind, crowd in crowds.items() if kind not in reasons}
+    found = executor.calls(PROBE, [crowd.question(packs) for crowd in crowds.values()])
+    probed = dict(zip(crowds, found, strict=True))
+    for kind, probe in probed.items():
+        if probe["reason"] is not None:
+            reasons[kind] = probe["reason"]
             if required:
                 raise ValueError(
                     f"`search.arrays: require` needs trials that can train side by side, but at batch size {kind[0]} "
-                    f"with {kind[1]} they cannot: {gain['reason']}. Set `search.arrays: auto`."
+                    f"with {kind[1]} they cannot: {probe['reason']}. Set `search.arrays: auto`."
                 )
-        elif not required and gain["gain"] < LEAST:
-            reasons[kind] = f"side by side is {gain['gain']:.2g} times as fast, less than {LEAST}"
+        elif not required and (gain := crowds[kind].gain(probe, slots=executor.slots)) < LEAST:
+            reasons[kind] = f"side by side is {math.floor(100 * gain) / 100} times as fast, less than {LEAST}"
+    wide = [kind for kind in crowds if kind not in reasons]
     return Gains(
-        widths={kind: even(first[kind], gain["width"]) for kind, gain in measured.items() if kind not in reasons},
-        step_seconds={kind: gain["step_seconds"] for kind, gain in measured.items() if gain["step_seconds"]},
+        widths={kind: even(crowds[kind].first, probed[kind]["width"]) for kind in wide},
+        variants={kind: crowds[kind].variants for kind in wide},
+        step_seconds={kind: probe["step_seconds"] for kind, probe in probed.items() if probe["step_seconds"]},
         reasons=reasons,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crowd:
+    """Trials of one batch size and optimizer: how many there are that may train side by side."""
+
+    config: TrainConfig
+    """Of one of them."""
+    variants: int
+    """Different models or data sets among them: only trials of the same train side by side."""
+    planned: float
+    """Trials of each variant."""
+    first: int
+    """Those of them that can be asked at once, before any result."""
+
+    def question(self, packs: int) -> dict[str, Any]:
+        """What the probe is asked, if trials of a variant are to be at least so many packs."""
+        return {"config": self.config.to_json(), "most": max(FEWEST, -(-self.first // packs))}
+
+    def gain(self, probe: Mapping[str, Any], *, slots: int) -> float:
+        """How many times as long all of these take alone as side by side, if each trains to its end.
+
+        In every process, every variant is compared with itself alone, and prepared, before its first step: short
+        trainings may not win that back. One process has done it for one variant, in the probe.
+        """
+        if not probe["step_seconds"] or not probe["share_seconds"]:
+            return 1.0
+        steps = self.planned * self.variants * probe["steps"]
+        admissions = probe["admission_seconds"] * (self.variants * slots - 1)
+        return float(steps * probe["step_seconds"] / (steps * probe["share_seconds"] + admissions))
+
+
+def crowds_of(study: Study) -> dict[Kind, Crowd]:
+    """The trials of a study by kind, as far as they are known."""
+    planned, first = study.planned_by_kind(), study.first_by_kind()
+    crowds = {}
+    for cell in study.cells.values():
+        kind = cell.cell.kind
+        if kind in planned and kind not in crowds:
+            many = variants(cell.cell.ranges)
+            crowds[kind] = Crowd(
+                config=cell.train_config(cell.explorations()[0], index=0),
+                # More there cannot be among so few trials; a continuous range has no end of them.
+                variants=int(min(many, planned[kind])),
+                planned=planned[kind] / many,
+                first=max(1, math.ceil(first[kind] / many)),
+            )
+    return crowds
 
 
 def even(trials: int, width: int) -> int:

@@ -106,7 +106,7 @@ class Race:
         free = max(0, executor.capacity - executor.tasks)
         packs = pack(self.waiting, width=self.width_of)
         fresh: list[TrialConfig] = []
-        while len(packs) < free and (trials := self.study.ask_together(lambda cell: self.gains.width(cell.kind))):
+        while len(packs) < free and (trials := self.study.ask_together(lambda cell: self.gains.together(cell.kind))):
             fresh.extend(trials)
             packs.extend(pack([self.first_segment(trial) for trial in trials], width=self.width_of))
         if fresh:

@@ -225,6 +225,11 @@ def values_in(extent: RangeConfig) -> float:
     return math.inf if step is None else round((extent.high - extent.low) / step) + 1
 
 
+def variants(ranges: Mapping[str, RangeConfig]) -> float:
+    """How many models and data sets a cell's trials may have: those of different ones never train side by side."""
+    return math.prod(values_in(extent) for name, extent in ranges.items() if name.startswith(("model.", "data.")))
+
+
 def edge_of(extent: RangeConfig, value: float, *, trials: int) -> str | None:
     """`low` or `high` if the best of `trials` values spread over a range lies at that edge of it, otherwise None.
 

@@ -18,7 +18,6 @@ from helpers import config_of, train, user_code
 from models.config import TrainConfig
 from models.fingerprint import fingerprint, hardware
 from models.job import BEST, JOB, LAST, METRICS, Factors, Job, Outcome, factors, halved, read_curve
-from models.layout import plan_of
 from models.loaders import OrderedLoader
 from models.plan import plan_training
 from models.prepared import prepare
@@ -41,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 def job_of(config: TrainConfig, **fields: Any) -> Job:
     data = prepare(config)
-    known = {"steps": plan_of(config, data).total_steps, "fingerprint": fingerprint(data), "progress": False}
+    known = {"steps": data.plan(config).total_steps, "fingerprint": fingerprint(data), "progress": False}
     return Job(id="a", started=0.0, config=config, **{**known, **fields})
 
 

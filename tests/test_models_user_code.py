@@ -14,7 +14,6 @@ from helpers import config_of, user_code
 
 from models.fingerprint import fingerprint
 from models.job import Job
-from models.layout import plan_of
 from models.preflight import check
 from models.prepared import prepare
 from models.production import train as produce
@@ -143,7 +142,7 @@ def test_a_training_on_other_code_is_refused_unless_forced(tmp_path: Path, monke
         id="a",
         started=0.0,
         config=config,
-        steps=plan_of(config, data).total_steps,
+        steps=data.plan(config).total_steps,
         fingerprint=fingerprint(data),
         code={f"{code.__name__}.Net": {f"{code.__name__}.py": "other"}},
         progress=False,

@@ -101,7 +101,8 @@ def test_the_probe_measures_what_fuses_and_tells_why_the_rest_does_not(tmp_path:
     study = Study(space(batch_sizes=(64,)))
     config = study.space.train_config(next(iter(study.cells.values())).cell, {"learning_rate": 0.1}, index=0)
     gain = array_gain({"config": config.to_json(), "most": 16})
-    assert gain["reason"] is None and gain["gain"] > 0 and gain["step_seconds"] > 0 and gain["width"] > 1
+    assert gain["reason"] is None and gain["width"] > 1 and gain["steps"] == 23
+    assert gain["step_seconds"] > 0 and gain["share_seconds"] > 0 and gain["admission_seconds"] > 0
     refused = array_gain({"config": {**config.to_json(), "precision": "bf16-mixed"}, "most": 16})
     assert refused["reason"] == "its precision is bf16-mixed" and refused["step_seconds"] > 0
 

@@ -89,8 +89,10 @@ class Measured:
         return self.gains
 
 
-def gain(times: float, reason: str | None = None) -> dict[str, Any]:
-    return {"reason": reason, "gain": times, "width": 16, "step_seconds": 0.001}
+def gain(times: float, reason: str | None = None, *, admission: float = 0.0) -> dict[str, Any]:
+    """A step alone takes a millisecond; a training has 1000."""
+    shares = {"step_seconds": 0.001, "share_seconds": 0.001 / times}
+    return {"reason": reason, "width": 16, "steps": 1000, "admission_seconds": admission, **shares}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,42 @@ def test_arrays_are_chosen_where_they_were_measured_to_pay() -> None:
     gains = measure(Measured(gain(3.0), gain(1.1)), Study(space(**GRID)))  # type: ignore[arg-type]
     assert gains.widths == {(16, "sgd"): 8}  # of 8 trials
     assert gains.reasons == {(64, "sgd"): "side by side is 1.1 times as fast, less than 1.2"}
+
+
+NETWORKS = {"model.init_args.network.class_path": {"values": ["models.nets.MLP", "models.nets.ConvNet"]}}
+
+
+@pytest.mark.parametrize(
+    ("admission", "told"), [(7.9, None), (9.0, "side by side is 1.14 times as fast, less than 1.2")]
+)
+def test_arrays_are_not_chosen_where_admitting_them_takes_what_they_save(admission: float, told: str | None) -> None:
+    # 24 trainings of 1 s alone, 0.5 s side by side. Both workers would get arrays, and one has admitted them already.
+    study = Study(space(**{**GRID, "batch_sizes": (16,), "trials": 10}))
+    gains = measure(Measured(gain(2.0, admission=admission)), study)  # type: ignore[arg-type]
+    assert gains.reasons.get((16, "sgd")) == told
+
+
+def test_every_network_is_admitted_on_its_own() -> None:
+    study = Study(space(**{**GRID, "batch_sizes": (16,), "trials": 10}, parameters=NETWORKS))
+    for admission, told in ((2.6, None), (3.0, "side by side is 1.14 times as fast, less than 1.2")):
+        gains = measure(Measured(gain(2.0, admission=admission)), study)  # type: ignore[arg-type]
+        assert gains.reasons.get((16, "sgd")) == told
+
+
+def test_trials_of_different_networks_are_no_company() -> None:
+    study = Study(space(**GRID, parameters=NETWORKS))
+    assert set(measure(Measured(), study).reasons.values()) == {"too few trials share its shape"}  # type: ignore[arg-type]
+
+
+def test_a_range_without_an_end_leaves_every_trial_alone() -> None:
+    study = Study(space(**{**GRID, "trials": 100}, parameters={"model.init_args.a": {"low": 0.0, "high": 1.0}}))
+    assert set(measure(Measured(), study).reasons.values()) == {"too few trials share its shape"}  # type: ignore[arg-type]
+
+
+def test_arrays_of_every_network_are_filled_by_what_is_asked_at_once() -> None:
+    study = Study(space(**{**GRID, "batch_sizes": (16,), "trials": 16}, parameters=NETWORKS))
+    gains = measure(Measured(gain(3.0)), study)  # type: ignore[arg-type]
+    assert (gains.width((16, "sgd")), gains.together((16, "sgd"))) == (16, 32)
 
 
 def test_arrays_that_are_off_are_not_even_measured() -> None:
