@@ -27,6 +27,9 @@ FIRST_WIDTH = 16
 """Trials in the array that is tried first."""
 BETTER = 0.05
 """A width is taken instead of half of it, or of twice it, if it makes a member's step this share faster."""
+WIDER, NARROWER = 4.0, 2.0
+"""A wider array is tried if a step of this one is so much faster than its members' alone, at least: then little of it
+depends on the width. A narrower one, if it is at most so much faster. Each width takes about half a second to try."""
 SPARE = 2.0
 """Memory of an array over what can be counted beforehand: temporaries, gaps."""
 SECONDS = 0.06
@@ -69,35 +72,34 @@ def array_gain(values: Mapping[str, Any]) -> dict[str, Any]:
             watches[width] = timed_together(first, width)
             return watches[width].lap / width
 
-        width, together = best_width(share, most=most)
+        width, together = best_width(share, most=most, alone=found["step_seconds"])
     admission = examined + watches[width].ready
     return {**found, "reason": None, "width": width, "share_seconds": together, "admission_seconds": admission}
 
 
-def best_width(seconds: Callable[[int], float], *, most: int) -> tuple[int, float]:
-    """The width that makes a member's step fastest, found by doubling, or by halving where doubling is no better.
+def best_width(seconds: Callable[[int], float], *, most: int, alone: float) -> tuple[int, float]:
+    """The width that makes a member's step fastest, found by doubling or by halving, where either promises something.
 
     Args:
         seconds: a member's share of a step in an array of some width.
         most: the widest to try.
+        alone: seconds of a step alone.
 
     Returns:
         The width, and a member's share at it.
     """
     width = min(FIRST_WIDTH, most)
     share = seconds(width)
-    for grow in (True, False):
-        first = width
-        while 2 <= (other := 2 * width if grow else width // 2) <= most:
-            found = seconds(other)
-            better = 1 - found / share if share else 0.0
-            if better < BETTER:
-                break
-            width, share = other, found
-            if grow and better < 2 * BETTER:
-                break  # What a step costs beside its members halves with every doubling, and with it the gain.
-        if width != first:
+    grow = alone >= WIDER * share
+    while grow or alone <= NARROWER * share:
+        other = 2 * width if grow else width // 2
+        found = seconds(other) if 2 <= other <= most else math.inf
+        better = 1 - found / share if share else 0.0
+        if better < BETTER:
             break
+        width, share = other, found
+        if grow and better < 2 * BETTER:
+            break  # What a step costs beside its members halves with every doubling, and with it the gain.
     return width, share
 
 

@@ -17,7 +17,19 @@ from pipelines.knowledge import knowledge_of
 from pipelines.limits import ENDED, Limits
 from pipelines.reasons import came_to_nothing
 from pipelines.recipe import Recipe
-from pipelines.session import Session, aim, begun, compare_tiers, note, opened, prepare_sync, space_of, start_sync
+from pipelines.session import (
+    Session,
+    aim,
+    begun,
+    compare_tiers,
+    note,
+    opened,
+    prepare_sync,
+    space_of,
+    start_sync,
+    survey_of,
+    tiers,
+)
 from pipelines.workers import workers
 from search.audit import audit, summary
 from search.calibration import calibrate
@@ -27,6 +39,7 @@ from search.objectives import study_of
 from search.race import MOST_EXAMPLES, TOO_LARGE, Race
 from search.room import look
 from search.study import Study
+from search.survey import Survey
 from tracking.place import study_folder
 from tracking.rows import PAUSED
 from tracking.tables import write_tables
@@ -78,9 +91,10 @@ def run(session: Session) -> None:
         start_sync(session)
         if recipe.metrics.calibrate and not session.interrupts:
             calibrated(session, executor)
-        if not session.interrupts:
+        survey = survey_of(session, executor)
+        if survey is None and not session.interrupts:
             compare_tiers(session, race, executor)
-        told = train(session, race, executor)
+        told = train(session, race, executor, survey=survey)
         if study.space.search.audit and not session.interrupts:
             examine(session, executor)
         console.print(f"{len(study.trials())} trials in {clock(time.monotonic() - started)}", highlight=False)
@@ -110,9 +124,15 @@ def make_room(session: Session, executor: Executor) -> None:
             ledger.set_meta(name, value)
 
 
-def train(session: Session, race: Race, executor: Executor) -> str:
+def train(session: Session, race: Race, executor: Executor, *, survey: Survey | None) -> str:
     """Race until nothing is left, or until a signal or a limit ends it; returns what is to be said of that."""
     limits = Limits(session)
+
+    def watch(race: Race) -> None:
+        if survey is not None and survey.look(race):
+            race.told.append(tiers(race.gains))
+        display.watch(race)
+
     session.ledger.set_meta(ENDED, "")
     session.ledger.set_meta(PAUSED, {})
     with Display(session.console, note=lambda: note(session)) as display:
@@ -121,7 +141,7 @@ def train(session: Session, race: Race, executor: Executor) -> str:
                 executor,
                 stopping=lambda: bool(session.interrupts) or limits.over(race),
                 hurried=lambda: bool(session.interrupts),
-                watch=display.watch,
+                watch=watch,
             )
         finally:
             limits.note(race)

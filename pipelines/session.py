@@ -24,6 +24,7 @@ from search.race import Race
 from search.records import examine
 from search.space import SearchSpace, parameter_names
 from search.study import Study
+from search.survey import Survey
 from tracking.ledger import Ledger
 from tracking.ledger_file import LedgerUnwritable, driver_lock
 from tracking.place import home, write
@@ -223,6 +224,16 @@ def compare_tiers(session: Session, race: Race, executor: Executor) -> None:
     with session.interrupts.at_once():
         race.gains = measure(executor, race.study)
         session.console.print(tiers(race.gains), highlight=False, soft_wrap=True)
+
+
+def survey_of(session: Session, executor: Executor) -> Survey | None:
+    """The same measured while trials train, where they come in any order; None where it comes first, or never.
+
+    Of a grid every trial should train side by side, and where that is required, none alone.
+    """
+    search = session.study.space.search
+    beside = search.strategy == "tune" and search.arrays == "auto"
+    return Survey(executor, session.study) if beside else None
 
 
 def note(session: Session) -> str:

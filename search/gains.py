@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,34 +65,56 @@ def measure(executor: Executor, study: Study) -> Gains:
     Raises:
         ValueError: if arrays are required, and some kind cannot train side by side.
     """
-    search = study.space.search
-    if search.arrays == "off":
+    if study.space.search.arrays == "off":
         return Gains()
-    required = search.arrays == "require"
-    crowds = crowds_of(study)
-    few = "too few trials share its shape"
-    reasons = {kind: few for kind, crowd in crowds.items() if crowd.planned < FEWEST and not required}
-    packs = max(1, math.ceil(PACKS_PER_SLOT * executor.slots / max(1, sum(crowd.variants for crowd in crowds.values()))))
-    crowds = {kind: crowd for kind, crowd in crowds.items() if kind not in reasons}
-    found = executor.calls(PROBE, [crowd.question(packs) for crowd in crowds.values()])
-    probed = dict(zip(crowds, found, strict=True))
-    for kind, probe in probed.items():
-        if probe["reason"] is not None:
-            reasons[kind] = probe["reason"]
-            if required:
-                raise ValueError(
-                    f"`search.arrays: require` needs trials that can train side by side, but at batch size {kind[0]} "
-                    f"with {kind[1]} they cannot: {probe['reason']}. Set `search.arrays: auto`."
-                )
-        elif not required and (gain := crowds[kind].gain(probe, slots=executor.slots)) < LEAST:
-            reasons[kind] = f"side by side is {math.floor(100 * gain) / 100} times as fast, less than {LEAST}"
-    wide = [kind for kind in crowds if kind not in reasons]
-    return Gains(
-        widths={kind: even(crowds[kind].first, probed[kind]["width"]) for kind in wide},
-        variants={kind: crowds[kind].variants for kind in wide},
-        step_seconds={kind: probe["step_seconds"] for kind, probe in probed.items() if probe["step_seconds"]},
-        reasons=reasons,
-    )
+    inquiry = Inquiry(study, slots=executor.slots)
+    return inquiry.gains(executor.calls(PROBE, inquiry.questions))
+
+
+class Inquiry:
+    """What is asked of the probe, and what its answers mean."""
+
+    def __init__(self, study: Study, *, slots: int) -> None:
+        crowds = crowds_of(study)
+        self._slots = slots
+        self._required = study.space.search.arrays == "require"
+        self._few = [kind for kind, crowd in crowds.items() if crowd.planned < FEWEST and not self._required]
+        self._crowds = {kind: crowd for kind, crowd in crowds.items() if kind not in self._few}
+        packs = math.ceil(PACKS_PER_SLOT * slots / max(1, sum(crowd.variants for crowd in crowds.values())))
+        self.questions = [crowd.question(packs) for crowd in self._crowds.values()]
+
+    def gains(self, answers: Sequence[Mapping[str, Any]]) -> Gains:
+        """What the answers, one for each question, come to.
+
+        Raises:
+            ValueError: if arrays are required, and some kind cannot train side by side.
+        """
+        probed = dict(zip(self._crowds, answers, strict=True))
+        reasons = dict.fromkeys(self._few, "too few trials share its shape")
+        reasons |= {kind: why for kind, probe in probed.items() if (why := self._why_not(kind, probe)) is not None}
+        if self._required and reasons:
+            kind, why = next(iter(reasons.items()))
+            raise ValueError(
+                f"`search.arrays: require` needs trials that can train side by side, but at batch size {kind[0]} "
+                f"with {kind[1]} they cannot: {why}. Set `search.arrays: auto`."
+            )
+        wide = [kind for kind in probed if kind not in reasons]
+        return Gains(
+            widths={kind: even(self._crowds[kind].first, probed[kind]["width"]) for kind in wide},
+            variants={kind: self._crowds[kind].variants for kind in wide},
+            step_seconds={kind: probe["step_seconds"] for kind, probe in probed.items() if probe["step_seconds"]},
+            reasons=reasons,
+        )
+
+    def _why_not(self, kind: Kind, probe: Mapping[str, Any]) -> str | None:
+        """Why trials of a kind train alone; None: they train side by side."""
+        reason: str | None = probe["reason"]
+        if reason is not None or self._required:
+            return reason
+        gain = self._crowds[kind].gain(probe, slots=self._slots)
+        if gain >= LEAST:
+            return None
+        return f"side by side is {math.floor(100 * gain) / 100} times as fast, less than {LEAST}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,19 +20,23 @@ def config(batch_size: int = 64) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    ("shares", "most", "expected"),
+    ("alone", "shares", "most", "expected"),
     [
-        ({16: 1.0, 32: 0.8, 64: 0.7, 128: 0.69}, 200, 64),  # Wider as long as it pays.
-        ({16: 1.0, 32: 0.8}, 40, 32),
-        ({16: 1.0, 32: 0.93}, 200, 32),  # The next doubling would bring half of that: it is not even tried.
-        ({16: 1.0, 32: 0.99, 8: 1.2}, 100, 16),
-        ({16: 1.0, 32: 1.1, 8: 0.8, 4: 0.7, 2: 0.9}, 100, 4),
-        ({10: 1.0, 5: 2.0}, 10, 10),
-        ({2: 1.0}, 2, 2),
+        (9.0, {16: 1.0, 32: 0.8, 64: 0.7, 128: 0.69}, 200, 64),  # Wider as long as it pays.
+        (9.0, {16: 1.0, 32: 0.8}, 40, 32),
+        (9.0, {16: 1.0, 32: 0.93}, 200, 32),  # The next doubling would bring half of that: it is not even tried.
+        (9.0, {16: 1.0, 32: 0.99}, 100, 16),
+        (3.0, {16: 1.0}, 100, 16),  # Most of it depends on the width, and it is well ahead: nothing else is tried.
+        (1.5, {16: 1.0, 8: 0.8, 4: 0.7, 2: 0.9}, 100, 4),
+        (1.5, {10: 1.0, 5: 2.0}, 10, 10),
+        (9.0, {2: 1.0}, 2, 2),
+        (1.0, {2: 1.0}, 2, 2),
     ],
 )
-def test_the_width_is_the_fastest_of_doublings_and_halvings(shares: dict[int, float], most: int, expected: int) -> None:
-    assert best_width(shares.__getitem__, most=most) == (expected, shares[expected])
+def test_the_width_is_the_fastest_of_doublings_and_halvings(
+    alone: float, shares: dict[int, float], most: int, expected: int
+) -> None:
+    assert best_width(shares.__getitem__, most=most, alone=alone) == (expected, shares[expected])
 
 
 def test_what_a_member_keeps_for_its_backward_pass_grows_with_its_batch() -> None:

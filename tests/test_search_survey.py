@@ -1,0 +1,92 @@
+"""What training side by side brings is measured beside a race: its first trials train alone, later ones in arrays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_parts import space
+
+from search.executors import SerialExecutor
+from search.race import Race
+from search.survey import ALONE, Survey
+from search.tuning import TuneStudy
+from tracking.ledger import Ledger
+
+SPACE: dict[str, Any] = {"strategy": "tune", "batch_sizes": (64,), "trials": 60, "seed": 3}
+ANSWER = {"reason": None, "width": 8, "steps": 23, "admission_seconds": 0.0, "step_seconds": 0.1, "share_seconds": 0.01}
+
+
+class Asked(SerialExecutor):
+    """Its probe answers when it is let, and the trials that have been submitted by then are counted."""
+
+    def __init__(self, answer: Any = ANSWER) -> None:
+        super().__init__()
+        self.answer = answer
+        self.let = threading.Event()
+        self.submitted = 0
+        self.before: int | None = None
+
+    def submit(self, segments: Sequence[Any]) -> None:
+        self.submitted += len(segments)
+        super().submit(segments)
+
+    def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
+        self.before = self.submitted
+        assert self.let.wait(60) and function == "models.probes.array_gain"
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return [self.answer] * len(payloads)
+
+
+@pytest.fixture
+def race(tmp_path: Path) -> Iterator[Race]:
+    with Ledger.open(tmp_path, create=True) as ledger:
+        yield Race(TuneStudy(space(**SPACE)), ledger, str(tmp_path / "checkpoints"))
+
+
+def run(race: Race, executor: Asked, *, let_after: int) -> list[int]:
+    """Race to the end; gives how many trials had been asked whenever the race was given gains."""
+    survey = Survey(executor, race.study)
+    given: list[int] = []
+
+    def watch(race: Race) -> None:
+        if len(race.trials) >= let_after and not executor.let.is_set():
+            executor.let.set()
+            assert not race.gains.widths
+            survey._answers.exception(60)
+        if survey.look(race):
+            given.append(len(race.trials))
+
+    race.run(executor, stopping=lambda: False, watch=watch)
+    return given
+
+
+def test_trials_train_alone_until_the_measurement_is_there_and_side_by_side_from_then_on(race: Race) -> None:
+    executor = Asked()
+    assert run(race, executor, let_after=20) == [20]
+    assert executor.before is not None and executor.before >= ALONE - 1
+    tiers = {
+        row["number"]: {segment["tags"]["tier"] for segment in race.ledger.segments(row["number"])}
+        for row in race.ledger.trials()
+    }
+    assert all(tiers[number] == {"solo"} for number in range(16))
+    assert sum("array" in tiers[number] for number in range(20, 60)) > 30
+    timed = [row["result"]["tags"] for row in race.ledger.trials() if row["result"] and row["number"] >= 20]
+    assert "steps x step time alone" in {tags.get("time_mode") for tags in timed}
+
+
+def test_a_search_of_few_trials_measures_nothing(race: Race) -> None:
+    executor = Asked()
+    survey = Survey(executor, race.study)
+    for _ in range(5):
+        assert not survey.look(race)
+    assert executor.before is None
+
+
+def test_what_becomes_of_the_measurement_becomes_of_the_race(race: Race) -> None:
+    with pytest.raises(ValueError, match="the model is gone"):
+        run(race, Asked(ValueError("the model is gone")), let_after=20)
