@@ -84,12 +84,12 @@ class Inquiry:
         self.questions = [crowd.question(packs) for crowd in self._crowds.values()]
 
     def gains(self, answers: Sequence[Mapping[str, Any]]) -> Gains:
-        """What the answers, one for each question, come to.
+        """What the answers come to, one for each question or for the first of them: the rest trains alone.
 
         Raises:
             ValueError: if arrays are required, and some kind cannot train side by side.
         """
-        probed = dict(zip(self._crowds, answers, strict=True))
+        probed = dict(zip(self._crowds, answers, strict=False))
         reasons = dict.fromkeys(self._few, "too few trials share its shape")
         reasons |= {kind: why for kind, probe in probed.items() if (why := self._why_not(kind, probe)) is not None}
         if self._required and reasons:

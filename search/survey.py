@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -16,16 +16,20 @@ ALONE = 16
 
 
 class Survey:
-    """`search.gains.measure` beside a race, whose first results come that much sooner."""
+    """`search.gains.measure` beside a race, whose first results come that much sooner.
+
+    At most half of the workers measure at a time. What is known of a kind of trial counts from then on.
+    """
 
     def __init__(self, executor: Executor, study: Study) -> None:
         self._executor = executor
         self._inquiry = Inquiry(study, slots=executor.slots)
-        self._answers: Future[list[Any]] = Future()
-        self._begun = self._over = False
+        self._answers: list[Any] = []
+        self._news: SimpleQueue[list[Any] | BaseException] = SimpleQueue()
+        self._begun = False
 
     def look(self, race: Race) -> bool:
-        """Begin when it is time; with the answers, give the race what they come to. True if it just did.
+        """Begin when it is time; with news, give the race what is known now. True if that is all there will be.
 
         Raises:
             Exception: whatever became of the measurement.
@@ -33,14 +37,19 @@ class Survey:
         if not self._begun and len(race.trials) >= ALONE:
             self._begun = True
             Thread(target=self._ask, name="regatta-survey", daemon=True).start()
-        if self._over or not self._answers.done():
+        if self._news.empty():
             return False
-        self._over = True
-        race.gains = self._inquiry.gains(self._answers.result())
-        return True
+        news = self._news.get()
+        if isinstance(news, BaseException):
+            raise news
+        self._answers += news
+        race.gains = self._inquiry.gains(self._answers)
+        return len(self._answers) == len(self._inquiry.questions)
 
     def _ask(self) -> None:
+        questions, together = self._inquiry.questions, max(1, self._executor.slots // 2)
         try:
-            self._answers.set_result(self._executor.calls(PROBE, self._inquiry.questions))
+            for first in range(0, max(1, len(questions)), together):
+                self._news.put(self._executor.calls(PROBE, questions[first : first + together]))
         except BaseException as error:  # The race raises it, in the main thread.
-            self._answers.set_exception(error)
+            self._news.put(error)

@@ -261,8 +261,8 @@ class TuneStudy(Study):
         return dict.fromkeys(kinds, -(-self.planned // len(kinds)))
 
     def first_by_kind(self) -> dict[tuple[int, str], int]:
-        """The same: a sequence is all known at once, and a sampler is asked for a batch at a time."""
-        return self.planned_by_kind()
+        """No more of them than are looked ahead at: whoever trains beside many others comes late to its first rung."""
+        return {kind: min(count, AHEAD) for kind, count in self.planned_by_kind().items()}
 
     @property
     def planned(self) -> int:

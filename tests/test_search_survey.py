@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def run(race: Race, executor: Asked, *, let_after: int) -> list[int]:
         if len(race.trials) >= let_after and not executor.let.is_set():
             executor.let.set()
             assert not race.gains.widths
-            survey._answers.exception(60)
+            while survey._news.empty():
+                time.sleep(0.01)
         if survey.look(race):
             given.append(len(race.trials))
 
@@ -77,6 +79,33 @@ def test_trials_train_alone_until_the_measurement_is_there_and_side_by_side_from
     assert sum("array" in tiers[number] for number in range(20, 60)) > 30
     timed = [row["result"]["tags"] for row in race.ledger.trials() if row["result"] and row["number"] >= 20]
     assert "steps x step time alone" in {tags.get("time_mode") for tags in timed}
+
+
+def test_what_is_known_of_a_batch_size_counts_before_the_others_are_measured(tmp_path: Path) -> None:
+    made = space(**{**SPACE, "batch_sizes": (64, 256), "trials": 100})
+    with Ledger.open(tmp_path, create=True) as ledger:
+        race = Race(TuneStudy(made), ledger, str(tmp_path / "checkpoints"))
+        executor = Asked()
+        executor.let.set()
+        survey, known = Survey(executor, race.study), [0]
+
+        def watch(race: Race) -> None:
+            survey.look(race)
+            if len(race.gains.widths) != known[-1]:
+                known.append(len(race.gains.widths))
+
+        race.run(executor, stopping=lambda: known[-1] == 2, watch=watch)
+    assert known == [0, 1, 2]
+
+
+def test_where_nothing_can_be_measured_the_reasons_are_told(tmp_path: Path) -> None:
+    many = {"model.init_args.network.init_args.classes": {"low": 10, "high": 50}}
+    with Ledger.open(tmp_path, create=True) as ledger:
+        race = Race(TuneStudy(space(**SPACE, parameters=many)), ledger, str(tmp_path / "checkpoints"))
+        executor = Asked()
+        executor.let.set()
+        assert len(run(race, executor, let_after=1000)) == 1
+        assert race.gains.reasons == {(64, "sgd"): "too few trials share its shape"}
 
 
 def test_a_search_of_few_trials_measures_nothing(race: Race) -> None:
