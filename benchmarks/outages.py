@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ class Run:
 
     throughput: float
     """Examples a second, from the beginning of the first segment to the end of the last."""
+    waited: float
+    """Of the workers' time from their first segments to their last, the share between segments."""
     processor: float
     """Seconds of processor time of the driver until then."""
     said: str
@@ -91,7 +95,18 @@ def searched(name: str, home: Path, *, trials: int, uri: str | None) -> Run:
         raise RuntimeError(f"the search {name} ended with {driver.returncode}: {said}")
     parts = [segment for trial in books(home / name).trials.values() for segment in trial["segments"]]
     began, ended = min(part["started"] for part in parts), max(part["started"] + part["wall_seconds"] for part in parts)
-    return Run(throughput=sum(part["examples"] for part in parts) / (ended - began), processor=used, said=said)
+    throughput = sum(part["examples"] for part in parts) / (ended - began)
+    return Run(throughput=throughput, waited=waited(parts), processor=used, said=said)
+
+
+def waited(parts: Sequence[Mapping[str, Any]]) -> float:
+    """The share of the workers' time in which they had nothing to train, between their first segment and their last."""
+    by_worker: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for part in parts:
+        by_worker[part["worker"]].append((part["started"], part["started"] + part["wall_seconds"]))
+    spans = [sorted(times) for times in by_worker.values()]
+    between = sum(later[0] - earlier[1] for times in spans for earlier, later in pairwise(times))
+    return between / sum(times[-1][1] - times[0][0] for times in spans)
 
 
 def _processor(driver: psutil.Popen) -> float:
@@ -152,6 +167,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="outages-"))
     ratios: dict[str, list[float]] = {kind: [] for kind in given.kinds}
     extra: dict[str, list[float]] = {kind: [] for kind in given.kinds}
+    waits: dict[str, list[float]] = {kind: [] for kind in given.kinds}
     wrong: list[str] = []
     with faulty_server.faulty_server(folder) as door:
         door.handle_error = lambda request, client: None  # A search that ends leaves its last request half made.
@@ -167,15 +183,18 @@ def main() -> int:
                 calm, run = runs[False], runs[True]
                 wrong += wrong_after(kind, f"{kind}-{number}", folder, database, run)
                 ratios[kind].append(run.throughput / calm.throughput)
+                waits[kind].append(run.waited - calm.waited)
                 extra[kind].append(run.processor - calm.processor)
                 print(
                     f"{kind:<7}{calm.throughput:8.0f} to {run.throughput:8.0f} examples/s, driver {calm.processor:.1f} "
-                    f"to {run.processor:.1f} s of processor time, waiting at most {most_waiting(run.said)}",
+                    f"to {run.processor:.1f} s of processor time, workers waited {calm.waited:.2%} to "
+                    f"{run.waited:.2%}, waiting for MLflow at most {most_waiting(run.said)}",
                     flush=True,
                 )
-    print(f"\n{'MLflow':<10}{'throughput, of normal':<32}seconds of processor time more")
+    print(f"\n{'MLflow':<10}{'throughput, of normal':<32}{'workers waited more':<32}seconds of processor time more")
     for kind in given.kinds:
-        print(f"{kind:<10}{_spread(ratios[kind], '.4f'):<32}{_spread(extra[kind], '.2f')}")
+        more = f"{_spread(waits[kind], '.2%'):<32}{_spread(extra[kind], '.2f')}"
+        print(f"{kind:<10}{_spread(ratios[kind], '.4f'):<32}{more}")
     for line in wrong:
         print(f"WRONG: {line}")
     if not wrong:
