@@ -53,7 +53,8 @@ class Rungs:
         # Where it was let past this rung before (having trained on from it shows that too), a pause has other reasons.
         before = sum(any(goal <= step <= last.from_step for step in evaluated) for goal in goals)
         passed = max(self._bracket(trial), self._passed.get(trial.number, 0), before)
-        waits = last.status == "PAUSED" and reached > passed
+        # One that has been given up is only noted when a search goes on: it waits for nothing.
+        waits = last.status == "PAUSED" and reached > passed and trial.number not in self._broken_off
         if waits:
             self._resting.add(trial.number)
         self._place(trial)

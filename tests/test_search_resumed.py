@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from search_parts import result_of, space
 
 from models.segment import SegmentResult
 from search.config import LearningRateConfig, PromotionConfig
+from search.executors import SerialExecutor
+from search.race import Race
 from search.trial import TrialConfig, TrialResult, recorded
 from search.tuning import TuneStudy
+from tracking.ledger import Ledger
 
 RATES = LearningRateConfig(rule="linear", centre=0.1, reference_batch_size=64, factor=30.0, highest=10.0)
 TRIALS = 48
@@ -95,3 +99,22 @@ def test_a_trial_that_has_trained_on_from_a_rung_does_not_wait_there_again() -> 
     restored = study.trials()[0]
     assert not study.reaches(restored, [segment(0, 10), segment(10, 20)])
     assert study.reaches(restored, [segment(0, 10), segment(10, 20), segment(20, 30)])
+
+
+def raced(folder: Path, *, trials: int) -> dict[int, str]:
+    """Race a search of small trainings to its end, or on from where its ledger has it; gives how each trial ended."""
+    made = space(strategy="tune", sampler="qmc", batch_sizes=(64,), trials=trials, training={"epochs": 9})
+    with Ledger.open(folder, create=True) as ledger:
+        race = Race(TuneStudy(made), ledger, str(folder / "checkpoints"))
+        race.restore()
+        race.run(SerialExecutor(), stopping=lambda: False, watch=lambda _: None)
+        return {row["number"]: row["status"] for row in ledger.trials()}
+
+
+def test_trials_that_were_given_up_stay_so_when_their_search_goes_on_or_is_given_more(tmp_path: Path) -> None:
+    first = raced(tmp_path, trials=9)
+    assert set(first.values()) >= {"PRUNED", "COMPLETE"}
+    assert raced(tmp_path, trials=9) == first
+    more = raced(tmp_path, trials=12)
+    assert len(more) == 12 and {number: more[number] for number in first} == first
+    assert set(more.values()) <= {"PRUNED", "COMPLETE", "DIVERGED"}
