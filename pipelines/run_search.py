@@ -91,7 +91,7 @@ def run(session: Session) -> None:
         start_sync(session)
         if recipe.metrics.calibrate and not session.interrupts:
             calibrated(session, executor)
-        survey = survey_of(session, executor)
+        survey = survey_of(session, race, executor)
         if survey is None and not session.interrupts:
             compare_tiers(session, race, executor)
         told = train(session, race, executor, survey=survey)
@@ -129,7 +129,7 @@ def train(session: Session, race: Race, executor: Executor, *, survey: Survey | 
     limits = Limits(session)
 
     def watch(race: Race) -> None:
-        if survey is not None and survey.look(race):
+        if survey is not None and survey.look():
             race.told.append(tiers(race.gains))
         display.watch(race)
 

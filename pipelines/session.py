@@ -226,14 +226,14 @@ def compare_tiers(session: Session, race: Race, executor: Executor) -> None:
         session.console.print(tiers(race.gains), highlight=False, soft_wrap=True)
 
 
-def survey_of(session: Session, executor: Executor) -> Survey | None:
+def survey_of(session: Session, race: Race, executor: Executor) -> Survey | None:
     """The same measured while trials train, where they come in any order; None where it comes first, or never.
 
     Of a grid every trial should train side by side, and where that is required, none alone.
     """
     search = session.study.space.search
     beside = search.strategy == "tune" and search.arrays == "auto"
-    return Survey(executor, session.study) if beside else None
+    return Survey(executor, race) if beside else None
 
 
 def note(session: Session) -> str:

@@ -19,6 +19,8 @@ FEWEST = 8
 """With fewer trials of a shape than this, an array gains less than its measurement takes."""
 PACKS_PER_SLOT = 4
 """Packs for each worker at least, if they need not be thinner than that: few wide ones would end far apart."""
+UNACCOMPANIED = "it was not packed with others of its shape"
+"""Why a trial trains alone that need not: it came too early or too late for others, or was tried again."""
 PROBE = "models.probes.array_gain"
 
 Kind = tuple[int, str]
@@ -33,6 +35,8 @@ class Gains:
     """Seconds of an optimizer step of a trial alone."""
     reasons: Mapping[Kind, str] = field(default_factory=dict)
     """Why trials of a kind train alone."""
+    otherwise: str | None = None
+    """Why a trial of another kind did, if it did; None where arrays are off."""
     variants: Mapping[Kind, int] = field(default_factory=dict)
     """Different models or data sets among trials of a kind: each of them fills arrays of its own."""
 
@@ -51,7 +55,9 @@ class Gains:
         """
         step = self.step_seconds.get((trial.train.batch_size, trial.train.optimizer))
         if result.tags.get("tier") != "array" or step is None:
-            reason = self.reasons.get((trial.train.batch_size, trial.train.optimizer))
+            reason = self.reasons.get((trial.train.batch_size, trial.train.optimizer), self.otherwise)
+            if result.tags.get("tier") == "array":
+                reason = None
             tags = {"time_mode": "measured", **({"fallback_reason": reason} if reason else {}), **result.tags}
             return replace(result, tags=tags)
         hit = None if result.hit is None else {**result.hit, "seconds": result.hit["step"] * step}
@@ -104,6 +110,7 @@ class Inquiry:
             variants={kind: self._crowds[kind].variants for kind in wide},
             step_seconds={kind: probe["step_seconds"] for kind, probe in probed.items() if probe["step_seconds"]},
             reasons=reasons,
+            otherwise=UNACCOMPANIED,
         )
 
     def _why_not(self, kind: Kind, probe: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,6 @@ from typing import Any
 from search.executors import Executor
 from search.gains import PROBE, Inquiry
 from search.race import Race
-from search.study import Study
 
 ALONE = 16
 """Trials that a race asks before it begins: spread over the whole grid, these would hardly fill an array."""
@@ -21,20 +20,21 @@ class Survey:
     At most half of the workers measure at a time. What is known of a kind of trial counts from then on.
     """
 
-    def __init__(self, executor: Executor, study: Study) -> None:
-        self._executor = executor
-        self._inquiry = Inquiry(study, slots=executor.slots)
+    def __init__(self, executor: Executor, race: Race) -> None:
+        self._executor, self._race = executor, race
+        self._inquiry = Inquiry(race.study, slots=executor.slots)
+        race.gains = self._inquiry.gains(())
         self._answers: list[Any] = []
         self._news: SimpleQueue[list[Any] | BaseException] = SimpleQueue()
         self._begun = False
 
-    def look(self, race: Race) -> bool:
+    def look(self) -> bool:
         """Begin when it is time; with news, give the race what is known now. True if that is all there will be.
 
         Raises:
             Exception: whatever became of the measurement.
         """
-        if not self._begun and len(race.trials) >= ALONE:
+        if not self._begun and len(self._race.trials) >= ALONE:
             self._begun = True
             Thread(target=self._ask, name="regatta-survey", daemon=True).start()
         if self._news.empty():
@@ -43,7 +43,7 @@ class Survey:
         if isinstance(news, BaseException):
             raise news
         self._answers += news
-        race.gains = self._inquiry.gains(self._answers)
+        self._race.gains = self._inquiry.gains(self._answers)
         return len(self._answers) == len(self._inquiry.questions)
 
     def _ask(self) -> None:

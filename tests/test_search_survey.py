@@ -12,6 +12,7 @@ import pytest
 from search_parts import space
 
 from search.executors import SerialExecutor
+from search.gains import UNACCOMPANIED
 from search.race import Race
 from search.survey import ALONE, Survey
 from search.tuning import TuneStudy
@@ -51,7 +52,7 @@ def race(tmp_path: Path) -> Iterator[Race]:
 
 def run(race: Race, executor: Asked, *, let_after: int) -> list[int]:
     """Race to the end; gives how many trials had been asked whenever the race was given gains."""
-    survey = Survey(executor, race.study)
+    survey = Survey(executor, race)
     given: list[int] = []
 
     def watch(race: Race) -> None:
@@ -60,7 +61,7 @@ def run(race: Race, executor: Asked, *, let_after: int) -> list[int]:
             assert not race.gains.widths
             while survey._news.empty():
                 time.sleep(0.01)
-        if survey.look(race):
+        if survey.look():
             given.append(len(race.trials))
 
     race.run(executor, stopping=lambda: False, watch=watch)
@@ -77,6 +78,8 @@ def test_trials_train_alone_until_the_measurement_is_there_and_side_by_side_from
     }
     assert all(tiers[number] == {"solo"} for number in range(16))
     assert sum("array" in tiers[number] for number in range(20, 60)) > 30
+    alone = [row["result"]["tags"] for row in race.ledger.trials() if tiers[row["number"]] == {"solo"}]
+    assert {tags["fallback_reason"] for tags in alone} == {UNACCOMPANIED}
     timed = [row["result"]["tags"] for row in race.ledger.trials() if row["result"] and row["number"] >= 20]
     assert "steps x step time alone" in {tags.get("time_mode") for tags in timed}
 
@@ -87,10 +90,10 @@ def test_what_is_known_of_a_batch_size_counts_before_the_others_are_measured(tmp
         race = Race(TuneStudy(made), ledger, str(tmp_path / "checkpoints"))
         executor = Asked()
         executor.let.set()
-        survey, known = Survey(executor, race.study), [0]
+        survey, known = Survey(executor, race), [0]
 
         def watch(race: Race) -> None:
-            survey.look(race)
+            survey.look()
             if len(race.gains.widths) != known[-1]:
                 known.append(len(race.gains.widths))
 
@@ -110,9 +113,9 @@ def test_where_nothing_can_be_measured_the_reasons_are_told(tmp_path: Path) -> N
 
 def test_a_search_of_few_trials_measures_nothing(race: Race) -> None:
     executor = Asked()
-    survey = Survey(executor, race.study)
+    survey = Survey(executor, race)
     for _ in range(5):
-        assert not survey.look(race)
+        assert not survey.look()
     assert executor.before is None
 
 
