@@ -138,9 +138,10 @@ class PromotionConfig:
     """Only trials that agree in these are compared: half-way, a schedule that decays late looks worse than it is, and
     so does a large batch."""
     pooled: bool = True
-    """Whether groups that have sent fewer than `eta` trials to a later rung share a quota there with others of their
-    batch size (halving, hyperband): one of `eta` of them goes on, the best of its group. Otherwise it waits until the
-    end, or until `eta` of its group have come."""
+    """Whether groups have anything in common (halving, hyperband). Whoever leads all of them at a rung goes on at once;
+    and those that have sent fewer than `eta` trials to a later rung share a quota there with others of their batch
+    size: one of `eta` of them goes on, the best of its group. Otherwise it waits until the end, or until `eta` of its
+    group have come."""
     rescale: bool = False
     """Whether a schedule is stretched anew at every rung, so that each rung ends a complete short training: then
     schedules can be compared, but what was promoted had its rate raised again half-way."""

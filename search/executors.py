@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -22,9 +23,11 @@ from search.worker import BEGUN, begin, call
 IN_FLIGHT = 2
 """Tasks handed out per worker: one runs while the next one already waits there."""
 ENDS: Mapping[str, Status] = {"oom_host": "OOM", "timeout": "TIMEOUT"}
-"""Status of a trial that has cost two workers, by how the last one ended; others: FAILED."""
+"""Status of a trial that has cost its workers, by how the last one ended; others: FAILED."""
 STRIKES = 2
 """So many workers that died while they had begun a task, and it is not tried again."""
+KILLS = 3
+"""The same where the last one was killed by SIGKILL: that comes from outside, and may hit one task twice by chance."""
 LOSSES = 6
 """The same of workers that died before they had, as far as is known: other tasks are to blame, but not for ever."""
 
@@ -248,11 +251,11 @@ class DaskExecutor:
         strikes = task.strikes + [key for _, key in self._client.get_events(BEGUN)].count(task.future.key)
         if self._stopping:
             return [untouched(segment) for segment in task.segments]
-        if strikes < STRIKES and task.losses + 1 < LOSSES:
+        last, lasting = error.last_worker.address, task.losses + 1 < LOSSES
+        kind, how = ("", "") if strikes < STRIKES and lasting else end_of(self._client, last)
+        if strikes < (KILLS if how == signal.SIGKILL.name else STRIKES) and lasting:
             self._send(task.segments, strikes=strikes, losses=task.losses + 1)
             return []
-        last = error.last_worker.address
-        kind, how = end_of(self._client, last)
         if len(task.segments) > 1 or strikes < STRIKES:
             kind = "lost_worker"  # Who trained beside others is tried again, alone.
         reason = f"{kind}: {task.losses + 1} workers that had it died, the last one at {last} ({how})"

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from search.promotion import OF_ETA, Few, Rank, Rule, Standing, few, first_of, going_on, left_behind
+from search.promotion import OF_ETA, Few, Rank, Rule, Standing, few, first_of, going_on, leads, left_behind
 
 
 @dataclass(slots=True)
@@ -32,6 +32,8 @@ class Ladder:
         self._pooled = pooled and rule in OF_ETA
         self._standings: dict[int, Standing] = {}
         self._rungs: defaultdict[tuple[str, int, int], Rung] = defaultdict(Rung)
+        self._everyone: defaultdict[int, list[Rank]] = defaultdict(list)
+        """All that have come to a rung, whatever their groups, the best first."""
 
     def put(self, one: Standing) -> None:
         """Take in where a trial stands now, in place of where it stood."""
@@ -47,6 +49,7 @@ class Ladder:
         for rung in range(one.bracket, len(one.losses)):
             here, rank = self._rungs[one.group, one.bracket, rung], (one.losses[rung], one.number)
             yield here.ranked, rank
+            yield self._everyone[rung], rank
             if one.resting and rung == len(one.losses) - 1:
                 yield here.waiting, rank
 
@@ -60,7 +63,15 @@ class Ladder:
                 found += [(-rung, loss, number) for loss, number in chosen]
         for (_, _, rung), groups in self._small().items() if self._pooled else ():
             found += [(-rung, *rank) for rank in first_of(groups, eta=self._eta)]
-        return [number for *_, number in sorted(found)]
+        found += [(-rung, *rank) for rung, rank in self._leaders()] if self._pooled else []
+        return [number for *_, number in sorted(set(found))]
+
+    def _leaders(self) -> Iterator[tuple[int, Rank]]:
+        """Of each rung the best of all groups together, where it goes on at once."""
+        for rung, ranked in self._everyone.items():
+            best = self._standings[ranked[0][1]] if ranked else None
+            if best is not None and leads(best, rung, first=self._everyone[best.bracket], eta=self._eta):
+                yield rung, ranked[0]
 
     def _small(self) -> dict[tuple[str, int, int], list[Few]]:
         """Groups that have sent fewer than `eta` trials to a rung, by pool, bracket and rung."""

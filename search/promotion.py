@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -107,9 +107,11 @@ class Few(NamedTuple):
 def promoted(standings: Iterable[Standing], *, rule: Rule, eta: int, pooled: bool = False) -> list[int]:
     """Numbers of the trials that may go on now, those at the highest rung first.
 
-    `pooled`: groups too small for a share of their own have one together, in each pool.
+    `pooled`: groups too small for a share of their own have one together, in each pool, and whoever leads all groups
+    at a rung goes on from it at once.
     """
-    by_rung = _by_rung(standings)
+    known = list(standings)
+    by_rung = _by_rung(known)
     found: list[tuple[int, float, int]] = []
     small: defaultdict[tuple[str, int, int], list[Few]] = defaultdict(list)
     for (group, bracket, rung), here in by_rung.items():
@@ -124,11 +126,36 @@ def promoted(standings: Iterable[Standing], *, rule: Rule, eta: int, pooled: boo
             small[best.pool, bracket, rung].append(few(ranked, waiting, behind=behind, eta=eta))
     for (_, _, rung), groups in small.items():
         found += [(-rung, *rank) for rank in first_of(groups, eta=eta)]
-    return [number for *_, number in sorted(found)]
+    if pooled and rule in OF_ETA:
+        found += [(-rung, *rank) for rung, rank in _leaders(known, eta=eta)]
+    return [number for *_, number in sorted(set(found))]
+
+
+def _leaders(standings: Sequence[Standing], *, eta: int) -> Iterator[tuple[int, Rank]]:
+    """Of each rung the best of all groups together, where it goes on at once."""
+
+    def ranked(rung: int) -> list[tuple[Rank, Standing]]:
+        here = [one for one in standings if one.bracket <= rung < len(one.losses)]
+        return sorted((((one.losses[rung], one.number), one) for one in here), key=lambda pair: pair[0])
+
+    for rung in range(max((len(one.losses) for one in standings), default=0)):
+        for rank, best in ranked(rung)[:1]:
+            if leads(best, rung, first=[first for first, _ in ranked(best.bracket)], eta=eta):
+                yield rung, rank
+
+
+def leads(best: Standing, rung: int, *, first: Sequence[Rank], eta: int) -> bool:
+    """Whether the best of all that have come to a rung, whatever their groups, goes on from it at once.
+
+    It must have left `eta` - 1 of all behind at its first rung. So a search has trainings at their end early, when no
+    group has enough for a share, and for little: of n that come one by one, 1 + 1/2 + ... + 1/n are expected to lead.
+    """
+    waits = best.resting and len(best.losses) == rung + 1 and math.isfinite(best.losses[rung])
+    return waits and left_behind(best, first) >= eta - 1
 
 
 def left_behind(one: Standing, first: Sequence[Rank]) -> int:
-    """How many of `first`, all of its group at their first rung, came to something worse there than this trial."""
+    """How many of `first`, it and others at its first rung, came to something worse there than this trial."""
     return len(first) - 1 - bisect_left(first, (one.losses[one.bracket], one.number))
 
 

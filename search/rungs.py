@@ -128,6 +128,11 @@ class Rungs:
         return len(self._resting)
 
     @property
+    def stages(self) -> int:
+        """How many stretches a training has: one up to each rung, and one to its end."""
+        return len(self._progress) + 1
+
+    @property
     def counts(self) -> list[Rung]:
         """How many trials came to each rung and went on from it, the lowest first."""
         return [

@@ -14,6 +14,7 @@ from models.seeds import derive
 from models.segment import SegmentResult
 from search.cell_study import TunedCell
 from search.config import PromotionConfig
+from search.foreseen import Course, foreseen
 from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
 from search.placing import enqueued
 from search.prior_points import Priors
@@ -190,17 +191,27 @@ class TuneStudy(Study):
         """Every trial as its sampler is to see it, in the order of asking; before them, those of an earlier study."""
         yield from self._earlier
         sign = -1.0 if self._maximize else 1.0
+        coming = foreseen(dict(self._courses()), stages=self._rungs.stages)
         for number, trial in self._trials.items():
-            result = self._result(trial)
-            losses = {rung: sign * loss for rung, loss in enumerate(self._rungs.losses(number)) if math.isfinite(loss)}
-            state = state_of(result, waits=bool(losses))
+            result, losses = self._result(trial), enumerate(self._rungs.losses(number))
             yield Known(
                 point=trial.point,
-                state=state,
-                value=result.value if result is not None and state is TrialState.COMPLETE else None,
-                rungs=losses,
+                state=TrialState.COMPLETE if number in coming else state_of(result, waits=False),
+                value=sign * coming[number] if number in coming else None,
+                rungs={rung: sign * loss for rung, loss in losses if math.isfinite(loss)},
                 attributes=trial.noted,
             )
+
+    def _courses(self) -> Iterator[tuple[int, Course]]:
+        """What trials have come to that are complete, or wait, or go on; those that broke off never will."""
+        sign = -1.0 if self._maximize else 1.0
+        for number, trial in self._trials.items():
+            result, losses = self._result(trial), list(self._rungs.losses(number))
+            if result is not None and result.status == "COMPLETE" and result.value is not None:
+                losses.append(sign * result.value)
+            elif result is not None and result.status != "PRUNED":
+                continue
+            yield number, Course(str(trial.params[BATCH_SIZE]), losses)
 
     def _result(self, trial: TrialConfig) -> TrialResult | None:
         return self.cells[trial.cell].results.get(trial.index)

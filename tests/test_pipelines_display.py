@@ -152,7 +152,7 @@ def test_while_mlflow_is_away_the_display_says_what_waits_for_it(tmp_path: Path)
     assert behind(sync) == ""
     sync.start()
     deadline = time.monotonic() + 30
-    while sync.problem() is None and time.monotonic() < deadline:
+    while (sync.problem() is None or not sync.evaluations()) and time.monotonic() < deadline:
         time.sleep(0.01)
     sync.close()
     assert behind(sync) == "2 trials with 6 evaluations wait for MLflow (ConnectionError: no route)"

@@ -143,16 +143,17 @@ def test_a_stop_reaches_segments_that_run_and_segments_that_wait(client: Client,
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_mid_segment_costs_nothing_but_time(client: Client, tmp_path: Path) -> None:
+def test_workers_killed_in_mid_segment_cost_nothing_but_time(client: Client, tmp_path: Path) -> None:
     executor = DaskExecutor(client, "search_parts.until_stopped")
     (segment,) = segments(tmp_path, 1)
     executor.submit([segment])
     mark = tmp_path / "started-0"
-    killed = wait_for(mark)
-    mark.unlink()
-    os.kill(int(killed), signal.SIGKILL)
-    assert executor.completed(PATIENCE) == [], "it is no result that it was lost"
-    assert wait_for(mark) != killed
+    for _ in range(2):  # by chance the same segment again
+        killed = wait_for(mark)
+        mark.unlink()
+        os.kill(int(killed), signal.SIGKILL)
+        assert executor.completed(PATIENCE) == [], "it is no result that it was lost"
+        assert wait_for(mark) != killed
     executor.request_stop()
     assert [(result.trial, result.status) for result in everything(executor)] == [(0, "PAUSED")]
     client.wait_for_workers(2, timeout=PATIENCE)
@@ -167,7 +168,8 @@ def test_a_segment_that_always_kills_its_worker_fails_and_the_others_do_not(clie
     deadly, *harmless = segments(tmp_path, 4)
     executor.submit([deadly])
     (result,) = everything(executor)
-    assert (result.trial, result.status, result.reason.partition(":")[0]) == (0, "FAILED", "crash")
+    assert (result.trial, result.status) == (0, "FAILED")
+    assert result.reason.startswith("crash: 3 workers that had it died") and result.reason.endswith("(SIGKILL)")
     client.wait_for_workers(2, timeout=PATIENCE)
     for segment in harmless:
         executor.submit([segment])

@@ -67,8 +67,9 @@ def sent(first: int, group: str, *losses: float) -> list[Standing]:
 
 
 def on(*groups: list[Standing], rule: Rule = "halving") -> list[int]:
-    """Who goes on where small groups have a share together."""
-    return promoted([one for group in groups for one in group], rule=rule, eta=3, pooled=True)
+    """Who goes on where small groups have a share together; whoever leads them all is gone already."""
+    leader = standing(99, -1.0, -1.0, resting=False, group="far/away")
+    return promoted([leader, *(one for group in groups for one in group)], rule=rule, eta=3, pooled=True)
 
 
 def test_of_three_small_groups_at_a_later_rung_the_best_goes_on() -> None:
@@ -121,6 +122,44 @@ def test_brackets_are_apart_and_the_median_needs_no_share() -> None:
     assert on(later, sent(10, "b", 0.5), sent(20, "c", 0.6), rule="hyperband") == []
     pairs = [sent(0, "a", 0.5), sent(10, "b", 0.4), sent(20, "c", 0.6)]
     assert set(on(*pairs, rule="median")) >= {0, 10, 20}
+
+
+# Whoever leads all groups
+
+
+def alone(*losses: float) -> list[Standing]:
+    """Trials of a group each, at their first rung."""
+    return [standing(number, loss, group=f"{number}/own") for number, loss in enumerate(losses)]
+
+
+@pytest.mark.parametrize("rule", ["halving", "hyperband"])
+def test_whoever_leads_all_groups_goes_on_at_once_when_it_has_left_enough_behind(rule: Rule) -> None:
+    three = alone(0.5, 0.4, 0.6)
+    assert promoted(three[:2], rule=rule, eta=3, pooled=True) == []
+    assert promoted(three, rule=rule, eta=3, pooled=True) == [1]
+    assert promoted(three, rule=rule, eta=3) == []
+    # What diverged was left behind as well, and leads nobody.
+    assert promoted(alone(math.inf, 0.4, math.inf), rule=rule, eta=3, pooled=True) == [1]
+    assert promoted(alone(math.inf, math.inf, math.inf), rule=rule, eta=3, pooled=True) == []
+
+
+def test_a_leader_goes_on_from_later_rungs_too_unless_another_was_better_there() -> None:
+    others = alone(0.5, 0.6, 0.7)
+    leader = standing(9, 0.4, 0.3, group="9/own")
+    assert promoted([*others, leader], rule="halving", eta=3, pooled=True) == [9]
+    better = standing(8, 0.3, 0.2, resting=False, group="8/own")
+    assert promoted([*others, leader, better], rule="halving", eta=3, pooled=True) == []
+
+
+def test_only_a_new_best_leads_once_the_leader_has_gone() -> None:
+    gone = standing(9, 0.3, resting=False, group="9/own")
+    assert promoted([*alone(0.5, 0.4, 0.6), gone], rule="halving", eta=3, pooled=True) == []
+    assert promoted([*alone(0.5, 0.2, 0.6), gone], rule="halving", eta=3, pooled=True) == [1]
+
+
+def test_a_leader_is_named_once_where_its_own_group_lets_it_go_too() -> None:
+    group = [standing(number, 0.1 * number, group="a") for number in range(3)]
+    assert promoted(group, rule="halving", eta=3, pooled=True) == [0]
 
 
 def test_the_median_lets_through_what_is_no_worse() -> None:

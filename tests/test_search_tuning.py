@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -266,12 +267,21 @@ def test_without_rungs_every_trial_is_trained_to_its_end(tmp_path: Path) -> None
     assert {steps for status, steps in outcome(tmp_path / "study") if status == "COMPLETE"} == {72}
 
 
-def test_a_sampler_sees_a_trial_that_waits_by_what_it_came_to(tmp_path: Path) -> None:
+def test_a_sampler_sees_a_trial_that_waits_by_what_it_would_come_to(tmp_path: Path) -> None:
     with racing(tmp_path / "study", trained()) as (race, executor):
         go(race, executor)
-        known = list(race.study._known())  # type: ignore[attr-defined]
-        pruned = [one for one in known if one.state is TrialState.PRUNED and one.rungs]
-    assert pruned and all(set(one.rungs) == {0} and one.rungs[0] > 0 for one in pruned)
+        known = dict(enumerate(race.study._known()))  # type: ignore[attr-defined]
+    with Ledger.open(tmp_path / "study", create=False) as ledger:
+        results = {row["number"]: row["result"] for row in ledger.trials()}
+    ended = {number for number, result in results.items() if result["status"] == "COMPLETE"}
+    given_up = {number for number, result in results.items() if result["status"] == "PRUNED"}
+    assert ended and given_up and {known[number].state for number in ended | given_up} == {TrialState.COMPLETE}
+    for number in ended:
+        assert known[number].value == results[number]["value"]
+    # All of these trained on from the one rung alike: what the others would have won is one number.
+    fall = statistics.median(known[number].rungs[0] - known[number].value for number in ended)
+    for number in given_up:
+        assert known[number].rungs[0] - known[number].value == pytest.approx(fall)
 
 
 def figures(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:

@@ -390,6 +390,26 @@ def test_a_store_that_is_slow_is_late_and_one_without_news_is_not(
         assert not sync.is_late()
 
 
+def test_what_waits_is_counted_while_a_single_request_takes_long(
+    tmp_path: Path, started: Callable[..., Sync], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.sync.LATE", 0.3)
+    answered = threading.Event()
+
+    class Waiting(MemoryWriter):
+        def experiment(self, name: str) -> None:
+            assert answered.wait(60)
+            super().experiment(name)
+
+    with study(tmp_path, 1) as ledger:
+        sync = started(tmp_path, Waiting)
+        complete(ledger, 1)
+        wait_for(lambda: sync.is_late() and (sync.pending(), sync.evaluations()) == (2, 6))
+        answered.set()
+        assert sync.drain(30)
+        assert (sync.pending(), sync.evaluations(), sync.is_late()) == (0, 0, False)
+
+
 def test_a_drop_in_the_middle_is_made_good(tmp_path: Path, started: Callable[..., Sync]) -> None:
     writer = Flaky(fail_at=7, after=True)
     study(tmp_path, 3).close()

@@ -54,14 +54,16 @@ class Sync:
         self._changed = threading.Condition()
         self._asked, self._done = 0, -1
         """Passes asked for; the last of them that has gone through."""
+        self._passes = 0
+        """Passes that have gone through."""
         self._begun = self._stopping = self._hurry = False
-        self._pending = self._evaluations = 0
-        self._counted = -math.inf
+        self._pending = self._evaluations = self._refused = 0
         self._complete = time.monotonic()
         """When MLflow last had everything that there was."""
         self._problem: str | None = None
         self._away_since = math.inf
         self._thread = threading.Thread(target=self._run, name="regatta-sync", daemon=True)
+        self._counter = threading.Thread(target=self._count, name="regatta-backlog", daemon=True)
 
     def prepare(self) -> None:
         """Import MLflow while the workers start, and touch nothing yet; returns at once."""
@@ -70,10 +72,11 @@ class Sync:
     def start(self) -> None:
         """Begin; returns at once."""
         with self._changed:
-            self._begun = True
+            self._begun, self._complete = True, time.monotonic()
             self._changed.notify_all()
         if not self._thread.is_alive():
             self._thread.start()
+        self._counter.start()
 
     def notify(self) -> None:
         """Say that the ledger has news. Without it they are found within a second."""
@@ -121,8 +124,9 @@ class Sync:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(FAREWELL)
+        for thread in (self._thread, self._counter):
+            if thread.is_alive():
+                thread.join(FAREWELL)
 
     # -- in the thread
 
@@ -149,17 +153,14 @@ class Sync:
             asked, version = self._asked, ledger.changes()
             try:
                 if work is None or writer is None:
-                    self._pending = ledger.unsent_count()
-                    self._count_evaluations(ledger)
                     writer = self._open_writer()
                     # MLflow's objects are here to stay: walking through them again and again took a fifth of the time.
                     gc.freeze()
                     work = Projection(ledger, writer, watch=self._watch)
-                self._pass(ledger, work)
+                self._pass(work)
             except Exception as error:  # whatever it is, the search goes on, and so does the next try
                 self._complain(error)
-                self._count_evaluations(ledger)
-                self._rest(ledger, rest)
+                self._rest(rest)
                 rest = min(2 * rest, LONGEST_REST)
             else:
                 rest = 1.0
@@ -168,23 +169,18 @@ class Sync:
         if writer is not None:
             writer.close()
 
-    def _pass(self, ledger: Ledger, work: Projection) -> None:
-        self._pending = ledger.unsent_count() - len(work.refused.keys() - {SEARCH_RUN})
-        before = self._pending
-        self._count_evaluations(ledger)
-        for step, _ in enumerate(work.steps()):
-            # The first two steps are the search's own run.
-            self._pending = max(0, before - max(0, step - 1))
-            self._count_evaluations(ledger)
+    def _pass(self, work: Projection) -> None:
+        for _ in work.steps():
             if self._stopping:
                 return
-        self._pending = 0
 
     def _finish_pass(self, asked: int, work: Projection) -> None:
         with self._changed:
             if not self._stopping:
                 self._done = asked
-            self._problem, self._evaluations = None, 0
+            self._problem, self._pending, self._evaluations = None, 0, 0
+            self._refused = len(work.refused.keys() - {SEARCH_RUN})
+            self._passes += 1
             if work.refused:
                 number, reason = next(iter(work.refused.items()))
                 what = "the search's own run" if number == SEARCH_RUN else f"trial {number}"
@@ -204,7 +200,7 @@ class Sync:
             self._away_since = time.monotonic()
         self._problem = sentence
 
-    def _rest(self, ledger: Ledger, seconds: float) -> None:
+    def _rest(self, seconds: float) -> None:
         """Wait before the next try, at most a second while someone waits for the outcome."""
         with self._changed:
             self._changed.notify_all()
@@ -212,13 +208,25 @@ class Sync:
                 self._changed.wait_for(lambda: self._stopping, POLL)
                 if self._stopping or self._hurry:
                     return
-                self._pending = ledger.unsent_count()
-                self._count_evaluations(ledger)
 
-    def _count_evaluations(self, ledger: Ledger) -> None:
-        """Only now and then while there are any: of 10,000 trials it takes a third of a second."""
-        if not self._evaluations or time.monotonic() - self._counted > RECOUNT:
-            self._evaluations, self._counted = ledger.unsent_evaluations(), time.monotonic()
+    # -- in the thread that counts
+
+    def _count(self) -> None:
+        """What MLflow lacks, counted beside the requests: a single one may take longer than anyone waits to be told."""
+        yield_processor()
+        # A ledger that cannot be read is the other thread's to complain of.
+        with suppress(Exception), Ledger.open(self._folder, create=False) as ledger:
+            counted = -math.inf
+            while not self._stopping:
+                passes, evaluations = self._passes, self._evaluations
+                pending = max(0, ledger.unsent_count() - self._refused)
+                # Only now and then: of 10,000 trials it takes a third of a second.
+                if pending and (not evaluations or time.monotonic() - counted > RECOUNT):
+                    evaluations, counted = ledger.unsent_evaluations(), time.monotonic()
+                with self._changed:
+                    if self._passes == passes:  # Otherwise the count is from before the pass that has just ended.
+                        self._pending, self._evaluations = pending, evaluations
+                    self._changed.wait_for(lambda: self._stopping, POLL)
 
 
 def yield_processor() -> None:
