@@ -20,7 +20,7 @@ from models.config import ClassConfig, DataConfig, MetricsConfig, TrainingConfig
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
 from search.config import SearchConfig
-from search.executors import IN_FLIGHT, DaskExecutor
+from search.dask_executor import IN_FLIGHT, DaskExecutor
 from search.race import Race
 from search.space import SearchSpace
 from search.study import Study

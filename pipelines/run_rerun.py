@@ -17,7 +17,8 @@ from pipelines.interrupts import Interrupts
 from pipelines.session import versions
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
-from search.executors import DaskExecutor, Executor
+from search.dask_executor import DaskExecutor
+from search.executors import Executor
 from search.work import failed
 from tracking.client import tracking_uri
 from tracking.place import home

@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from pipelines.session import Session
 from search.cluster import connected, dashboard_address
-from search.executors import DaskExecutor, Executor
+from search.dask_executor import DaskExecutor
+from search.executors import Executor
 from search.reconnecting import lasting
 
 

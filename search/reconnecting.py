@@ -10,7 +10,8 @@ from typing import Any
 from models.segment import Segment, SegmentResult
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
-from search.executors import DaskExecutor, Executor
+from search.dask_executor import DaskExecutor
+from search.executors import Executor
 from search.failure import ClusterAbsent, SearchFailed
 from search.work import untouched
 

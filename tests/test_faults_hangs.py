@@ -19,7 +19,7 @@ from test_search_executors import PATIENCE, everything, segments, wait_for
 from models.segment import SegmentResult
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
-from search.executors import DaskExecutor
+from search.dask_executor import DaskExecutor
 from tracking.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]

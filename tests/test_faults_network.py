@@ -20,7 +20,7 @@ from test_search_executors import PATIENCE, dask, everything, segments, wait_for
 
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
-from search.executors import DaskExecutor
+from search.dask_executor import DaskExecutor
 
 pytestmark = pytest.mark.slow
 HERE_ALONE = ["--host", "127.0.0.1", "--no-dashboard"]

@@ -17,7 +17,7 @@ from test_search_executors import PATIENCE, dask, everything, segments, wait_for
 
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
-from search.executors import DaskExecutor
+from search.dask_executor import DaskExecutor
 from search.failure import SearchFailed
 from search.reconnecting import lasting
 

@@ -18,7 +18,7 @@ from models.config import TrainConfig
 from models.process import put_back
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
-from search.executors import DaskExecutor
+from search.dask_executor import DaskExecutor
 from search.failure import SearchFailed
 
 SHARE = {resource.RLIMIT_RSS: 1_600_000_000}

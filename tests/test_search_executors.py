@@ -22,7 +22,8 @@ from models.segment import Segment, SegmentResult
 from search import cluster, resources
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
-from search.executors import DaskExecutor, Executor, SerialExecutor
+from search.dask_executor import DaskExecutor
+from search.executors import Executor, SerialExecutor
 from search.installation import FACTS, PACKAGES, differences
 
 PATIENCE = 60.0
