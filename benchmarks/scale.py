@@ -22,6 +22,7 @@ from pipelines.display import Display
 from search.config import LearningRateConfig, PromotionConfig, SearchConfig
 from search.objectives import study_of
 from search.race import Race
+from search.resuming import restore
 from search.space import SearchSpace
 from search.trial import TrialConfig, TrialResult
 from tracking.ledger import Ledger
@@ -157,7 +158,7 @@ def measured(way: str, counts: Sequence[int]) -> dict[str, Any]:
         megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         began = time.process_time()
         with Ledger.open(Path(home), create=False) as ledger:
-            Race(study_of(space(way, max(counts))), ledger, f"{home}/checkpoints").restore()
+            restore(Race(study_of(space(way, max(counts))), ledger, f"{home}/checkpoints"))
         return {
             "ms": [spent[count] for count in counts],
             "whole": whole,

@@ -37,6 +37,7 @@ from search.executors import Executor
 from search.failure import SearchFailed
 from search.objectives import study_of
 from search.race import MOST_EXAMPLES, TOO_LARGE, Race
+from search.resuming import restore
 from search.room import look
 from search.study import Study
 from search.survey import Survey
@@ -74,7 +75,7 @@ def run(session: Session) -> None:
     started = time.monotonic()
     aim(session)
     race = Race(study, session.ledger, str(session.folder / "checkpoints"))
-    race.restore()
+    restore(race)
     before = Limits(session)
     if (race.is_over or before.over(race)) and session.ledger.meta("probes") is not None:
         start_sync(session)

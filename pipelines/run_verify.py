@@ -24,6 +24,7 @@ from search.checkpoints import discard
 from search.executors import Executor
 from search.failure import SearchFailed
 from search.race import Race
+from search.resuming import restore
 from search.standings import Outcome, Standing, figure, judge, lost, ties
 from search.trial import recorded
 from search.verification import SEEDS, TOP, Verification, is_tested, on_test_split
@@ -60,7 +61,7 @@ def verify(session: Session, *, top: int, seeds: int) -> int:
     aim(session)
     searched.restore(recorded(ledger.trials()))
     race = Race(Verification(searched, top=top, seeds=seeds), ledger, str(session.folder / "verification"))
-    race.restore()
+    restore(race)
     ledger.set_meta("status", "RUNNING")
     code = 0
     try:

@@ -19,6 +19,7 @@ from search.executors import Executor
 from search.failure import SearchFailed
 from search.gains import Gains, measure
 from search.race import Race
+from search.resuming import restore
 from search.space import SearchSpace
 from search.study import Study
 from tracking.ledger import Ledger
@@ -58,7 +59,7 @@ def calibrate(space: SearchSpace, executor: Executor, folder: Path, stopping: Ca
     folder.mkdir(parents=True, exist_ok=True)
     with Ledger.open(folder, create=True) as ledger:
         race = Race(Study(reference), ledger, str(folder / "checkpoints"))
-        race.restore()
+        restore(race)
         race.gains = measure(executor, race.study)
         race.run(executor, stopping=stopping, hurried=stopping, watch=lambda _: None)
     if stopping():

@@ -17,6 +17,7 @@ from scale import STEPS, AtOnce, space
 from search.objectives import study_of
 from search.race import Race
 from search.records import examine
+from search.resuming import restore
 from search.trial import TrialConfig, TrialResult
 from tracking.ledger import Ledger
 
@@ -26,7 +27,7 @@ def searched(folder: Path, count: int) -> dict[str, Any]:
     with Ledger.open(folder, create=True) as ledger:
         examine(ledger)
         race = Race(study_of(space("compare", count)), ledger, str(folder / "checkpoints"))
-        race.restore()
+        restore(race)
         before, over = len(race.trials), race.is_over
         race.run(AtOnce(), stopping=lambda: False, watch=lambda _: None)
         return {"before": before, "over": over, "asked": len(race.trials) - before, **counts(ledger)}

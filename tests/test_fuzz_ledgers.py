@@ -23,6 +23,7 @@ from pipelines.studies import ledger_of, recipe_of
 from search.objectives import study_of
 from search.race import Race
 from search.records import NEVER_NULL
+from search.resuming import restore
 from search.trial import recorded, summarise
 from search.verification import Verification
 from tracking.analysis.data import load
@@ -145,7 +146,7 @@ def search(folder: Path) -> None:
     with opened(RECIPE, folder) as ledger:
         before = sum(row["status"] == "COMPLETE" for row in ledger.trials())
         race = Race(study, ledger, str(folder / "checkpoints"))
-        race.restore()
+        restore(race)
         assert before == ENDED, "a study that has lost trials is refused, not gone on with"
         assert study.ask() is None or study.planned > ENDED
 
@@ -154,7 +155,7 @@ def verify(folder: Path) -> None:
     study = study_of(space_of(RECIPE))
     with ledger_of(folder) as ledger:
         study.restore(recorded(ledger.trials()))
-        Race(Verification(study, top=1, seeds=2), ledger, str(folder / "verification")).restore()
+        restore(Race(Verification(study, top=1, seeds=2), ledger, str(folder / "verification")))
 
 
 def report(folder: Path) -> None:

@@ -21,6 +21,7 @@ from pipelines.recipe import load_recipe
 from pipelines.session import Session, space_of
 from search.objectives import study_of
 from search.race import Race
+from search.resuming import restore
 from tracking.analysis.data import load
 from tracking.ledger import Ledger
 from tracking.rows import trials as trials_of
@@ -50,7 +51,7 @@ def session(folder: Path, *words: str) -> Iterator[tuple[Session, Race]]:
             console=Console(),
             interrupts=interrupts,
         )
-        race.restore()
+        restore(race)
         yield made, race
 
 

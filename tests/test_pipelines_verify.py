@@ -27,6 +27,7 @@ from pipelines.recipe import load_recipe
 from pipelines.session import Session, opened, space_of
 from search.executors import SerialExecutor
 from search.race import Race
+from search.resuming import restore
 from search.study import Study
 from search.trial import recorded
 from search.verification import Verification
@@ -72,7 +73,7 @@ def verified(folder: Path, *, seeds: int = 2, top: int = 3) -> str:
             interrupts=Interrupts(),
         )
         race = Race(Verification(study, top=top, seeds=seeds), ledger, str(folder / "verification"))
-        race.restore()
+        restore(race)
         run_verify.go_through(session, race, SerialExecutor())
     return said.getvalue()
 

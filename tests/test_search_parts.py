@@ -17,6 +17,7 @@ from search.objectives import study_of
 from search.parts import divides, half, parts
 from search.race import Race
 from search.records import examine
+from search.resuming import restore
 from search.space import SearchSpace
 from search.study import Study
 from search.verification import Verification
@@ -98,7 +99,7 @@ def raced(
         ledger.set_meta("metrics", {"objective": "val_loss", "direction": "min"})
         examine(ledger)
         race = Race(study_of(made), ledger, str(folder / "checkpoints"))
-        race.restore()
+        restore(race)
         race.run(executor, stopping=stopping, watch=lambda _: None)
         return race, executor
 

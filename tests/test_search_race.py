@@ -17,6 +17,7 @@ from models.segment import Segment, SegmentResult
 from search.executors import SerialExecutor
 from search.failure import SearchFailed
 from search.race import FAILURES, Race
+from search.resuming import restore
 from search.space import SearchSpace
 from search.study import Study
 from tracking.ledger import Ledger
@@ -39,7 +40,7 @@ def racing(folder: Path, made: SearchSpace, function: str | SerialExecutor = AT_
         race = Driven(Study(made), ledger, str(folder / "checkpoints"))
         race.executor = executor
         (folder / "checkpoints").mkdir(exist_ok=True)
-        race.restore()
+        restore(race)
         yield race
 
 

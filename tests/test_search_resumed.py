@@ -14,6 +14,7 @@ from models.segment import SegmentResult
 from search.config import LearningRateConfig, PromotionConfig
 from search.executors import SerialExecutor
 from search.race import Race
+from search.resuming import restore
 from search.trial import TrialConfig, TrialResult, recorded
 from search.tuning import TuneStudy
 from tracking.ledger import Ledger
@@ -106,7 +107,7 @@ def raced(folder: Path, *, trials: int) -> dict[int, str]:
     made = space(strategy="tune", sampler="qmc", batch_sizes=(64,), trials=trials, training={"epochs": 9})
     with Ledger.open(folder, create=True) as ledger:
         race = Race(TuneStudy(made), ledger, str(folder / "checkpoints"))
-        race.restore()
+        restore(race)
         race.run(SerialExecutor(), stopping=lambda: False, watch=lambda _: None)
         return {row["number"]: row["status"] for row in ledger.trials()}
 

@@ -17,6 +17,7 @@ from search.executors import SerialExecutor
 from search.failure import SearchFailed
 from search.gains import Gains
 from search.race import Race
+from search.resuming import restore
 from search.space import SearchSpace
 from search.standings import Outcome, judge
 from search.study import Study
@@ -112,10 +113,10 @@ def verifying(
     with Ledger.open(folder, create=True) as ledger:
         study = Study(made)
         search = Race(study, ledger, str(folder / "checkpoints"))
-        search.restore()
+        restore(search)
         search.run(SerialExecutor(function), stopping=never, watch=lambda _: None)
         race = Race(Verification(study, top=top, seeds=seeds), ledger, str(folder / "verification"))
-        race.restore()
+        restore(race)
         yield race, SerialExecutor(function)
 
 
