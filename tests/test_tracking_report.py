@@ -149,6 +149,13 @@ def test_a_single_seed_is_never_called_sure() -> None:
     assert any("one seed per trial" in sentence for sentence in said)
     (scatter,) = (sentence for sentence in said if "scatter" in sentence)
     assert scatter.endswith("another seed, or other validation examples, may move its best value by more.")
+    assert "the best" in scatter or "the next best cell" in scatter
+
+
+def test_a_cell_that_is_alone_is_ahead_of_nobody() -> None:
+    analysis = built("full")[0]
+    (scatter,) = (one for one in headline(dataclasses.replace(analysis, cells=analysis.ranked[:1])) if "scatter" in one)
+    assert "cell" not in scatter and ". That is the scatter within one training alone" in scatter
 
 
 def test_the_recommendation_names_batch_size_schedule_and_rate() -> None:

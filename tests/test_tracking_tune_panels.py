@@ -19,6 +19,7 @@ from tracking.analysis.study import Analysis, analyse
 from tracking.report import panels_of
 from tracking.report.drawing import Panel
 from tracking.report.page import VEGA_LITE
+from tracking.report.panels_generalization import generalization_panel
 from tracking.report.panels_importance import importance_panel
 from tracking.report.panels_promotion import promotion_panel, ranks_panel
 from tracking.report.panels_slices import contour_panel, slices_panel
@@ -212,3 +213,16 @@ def test_the_head_says_how_far_trials_came_and_what_mattered() -> None:
 def test_the_page_of_a_search_for_the_best_has_them_and_that_of_a_comparison_has_not() -> None:
     assert {panel.name for panel in panels_of(analyse(TUNED))} > set(NEW)
     assert panels(analyse(searched(strategy="compare"))) == []
+
+
+def test_what_was_not_trained_to_its_end_is_no_verdict_on_its_batch_size() -> None:
+    whole = [trial(0, value=0.3, batch_size=16), trial(1, value=0.2, batch_size=32)]
+    paused, until = trial(2, until=30, value=0.1, batch_size=64)
+    paused |= {"status": "RUNNING", "steps": None, "examples": None}
+    panel = generalization_panel(analyse(study(*whole, (paused, until))))
+    assert panel.sentence.startswith("After the whole training batch size 32 comes to val_loss 0.2, no worse than")
+    assert panel.notes[0].startswith("Equal steps are the first 30, equal examples the first 1,440 of each training")
+    nobody = generalization_panel(analyse(study((paused, until))))
+    assert nobody.sentence == "No trial has been trained to its end yet."
+    alone = generalization_panel(analyse(study(whole[0], (paused, until))))
+    assert alone.sentence.startswith("Only of batch size 16 a trial was trained to its end")

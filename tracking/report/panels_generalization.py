@@ -27,7 +27,7 @@ def generalization_panel(analysis: Analysis) -> Panel:
     number, name, question = "8", "generalization", "Does a large batch generalize worse here, once tuned?"
     rows = [row for size in analysis.batch_sizes for row in _rows(analysis, size)]
     if not rows:
-        return Panel(number=number, name=name, question=question, sentence="No trial has a result yet.")
+        return Panel(number=number, name=name, question=question, sentence="No trial has an evaluation yet.")
     figures = [_figure(analysis, rows, name)]
     gaps, sharpness = _gaps(analysis), _sharpness(analysis)
     if gaps:
@@ -47,10 +47,10 @@ def generalization_panel(analysis: Analysis) -> Panel:
 def _rows(analysis: Analysis, size: int) -> Rows:
     cells = [cell for cell in analysis.cells if cell.batch_size == size]
     limits = _limits(analysis)
-    within: dict[str, Callable[[Row], bool]] = {
-        WHOLE: lambda point: True,
-        STEPS: lambda point: point["step"] <= limits["steps"],
-        EXAMPLES: lambda point: point["examples"] <= limits["examples"],
+    within: dict[str, Callable[[Row, Row], bool]] = {
+        WHOLE: lambda trial, point: trial["status"] == "COMPLETE",
+        STEPS: lambda trial, point: point["step"] <= limits["step"],
+        EXAMPLES: lambda trial, point: point["examples"] <= limits["examples"],
     }
     rows: Rows = []
     for view in VIEWS:
@@ -61,20 +61,18 @@ def _rows(analysis: Analysis, size: int) -> Rows:
 
 
 def _limits(analysis: Analysis) -> dict[str, float]:
-    """The steps and examples that every batch size has come to: the least of their longest trainings."""
+    """The steps and examples that every batch size has come to, which has any: the least of their longest trainings."""
+    seen: dict[int, list[Row]] = {}
+    for cell in analysis.cells:
+        for row in cell.trials:
+            seen.setdefault(cell.batch_size, []).extend(analysis.data.curves.get(row["number"], ()))
     return {
-        axis: min(
-            max(
-                (row.get(axis) or 0 for cell in analysis.cells if cell.batch_size == size for row in cell.trials),
-                default=0,
-            )
-            for size in analysis.batch_sizes
-        )
-        for axis in ("steps", "examples")
+        axis: min((max(point[axis] for point in points) for points in seen.values() if points), default=0)
+        for axis in ("step", "examples")
     }
 
 
-def _best(analysis: Analysis, cells: list[CellResult], within: Callable[[Row], bool]) -> tuple[float, str] | None:
+def _best(analysis: Analysis, cells: list[CellResult], within: Callable[[Row, Row], bool]) -> tuple[float, str] | None:
     sign, objective = (1 if analysis.data.direction == "min" else -1), analysis.data.objective
     found = [
         (sign * point[objective], cell.method)
@@ -82,7 +80,7 @@ def _best(analysis: Analysis, cells: list[CellResult], within: Callable[[Row], b
         for row in cell.trials
         if row["status"] != "DIVERGED"
         for point in analysis.data.curves.get(row["number"], ())
-        if is_number(point.get(objective)) and within(point)
+        if is_number(point.get(objective)) and within(row, point)
     ]
     return (sign * min(found)[0], min(found)[1]) if found else None
 
@@ -172,9 +170,11 @@ def _points_figure(analysis: Analysis, name: str, rows: Rows, title: str) -> Fig
 
 def _sentence(analysis: Analysis, rows: Rows) -> str:
     whole = {row["batch_size"]: row["value"] for row in rows if row["view"] == WHOLE}
+    if not whole:
+        return "No trial has been trained to its end yet."
     small, large = min(whole), max(whole)
     if small == large:
-        return f"Only batch size {small:,} has results: there is nothing to compare it with."
+        return f"Only of batch size {small:,} a trial was trained to its end: there is nothing to compare it with."
     sign = 1 if analysis.data.direction == "min" else -1
     first = min(whole, key=lambda size: sign * whole[size])
     worse = sign * (whole[large] - whole[small]) > 0
@@ -189,7 +189,7 @@ def _sentence(analysis: Analysis, rows: Rows) -> str:
 def _notes(analysis: Analysis, gaps: Rows, *, sharpness: bool) -> list[str]:
     limits = _limits(analysis)
     notes = [
-        f"Equal steps are the first {words.number(limits['steps'])}, equal examples the first "
+        f"Equal steps are the first {words.number(limits['step'])}, equal examples the first "
         f"{words.number(limits['examples'])} of each training: as many as every batch size came to. A schedule that "
         "decays had not finished there; only the whole training is its verdict."
     ]

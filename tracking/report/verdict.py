@@ -80,19 +80,23 @@ def _sure(analysis: Analysis) -> Iterator[str]:
     record = next(record for record in first.records if record.number == first.best["number"])
     noise = record.last_sd
     if noise and noise > 0:
-        near = [
-            cell for cell in analysis.ranked[1:] if cell.best and abs(cell.best["value"] - first.best["value"]) <= noise
-        ]
-        close = (
-            f"{words.count(len(near), 'other cell')} {'lies' if len(near) == 1 else 'lie'} within that of the best"
-            if near
-            else "the next best cell is further behind than that"
-        )
+        beside = _beside(analysis, noise)
         yield (
-            f"For scale: the last evaluations of this training scatter by {words.number(noise)}, and {close}. That is "
-            "the scatter within one training alone: another seed, or other validation examples, may move its best "
-            "value by more."
+            f"For scale: the last evaluations of this training scatter by {words.number(noise)}{beside}. That is the "
+            "scatter within one training alone: another seed, or other validation examples, may move its best value by "
+            "more."
         )
+
+
+def _beside(analysis: Analysis, noise: float) -> str:
+    """How many of the other cells come as close as that to the best; nothing where it is alone."""
+    first, *others = (cell.best for cell in analysis.ranked)
+    if not others or first is None:
+        return ""
+    near = sum(other is not None and abs(other["value"] - first["value"]) <= noise for other in others)
+    if not near:
+        return ", and the next best cell is further behind than that"
+    return f", and {words.count(near, 'other cell')} {'lies' if near == 1 else 'lie'} within that of the best"
 
 
 def _speed(analysis: Analysis) -> Iterator[str]:
