@@ -29,9 +29,6 @@ MOST_EXAMPLES = "most_examples"
 """The note of how many examples go through the model at once, at most."""
 TOO_LARGE = "too_large"
 """The note of the smallest batch size that was found not to fit into memory before any trial."""
-COMPANY = 3
-"""Tasks handed out per worker that trials let on from a rung wait while they are few: a thin array takes about as long
-for each step as a wide one."""
 OVERHEAD = 20.0
 """A segment trains at least this many times as long as the one before spent on set-up, validation and checkpoint."""
 INFRASTRUCTURE = ("lost_worker", "checkpoint")
@@ -50,9 +47,6 @@ class Race:
     trials: dict[int, TrialConfig] = field(default_factory=dict)
     segments: defaultdict[int, list[SegmentResult]] = field(default_factory=lambda: defaultdict(list))
     running: dict[int, Segment] = field(default_factory=dict)
-    let_on: dict[int, int] = field(default_factory=dict)
-    """Of those that wait, trials that were let on from a rung, and how many tasks had been handed out by then."""
-    handed_out: int = 0
     retried: set[int] = field(default_factory=set)
     gains: Gains = field(default_factory=Gains)
     """What training side by side was measured to bring."""
@@ -110,36 +104,23 @@ class Race:
         """Keep every worker busy: paused trials first, then new ones."""
         self.promote()
         free = max(0, executor.capacity - executor.tasks)
-        packs, thin = self.packed()
+        packs = pack(self.waiting, width=self.width_of)
         fresh: list[TrialConfig] = []
         while len(packs) < free and (trials := self.study.ask_together(lambda cell: self.gains.together(cell.kind))):
             fresh.extend(trials)
             packs.extend(pack([self.first_segment(trial) for trial in trials], width=self.width_of))
         if fresh:
             self.ledger.ask([trial.to_json() for trial in fresh])
-        packs = spread([*packs, *thin], executor.slots - executor.tasks)
+        packs = spread(packs, executor.slots - executor.tasks)
         for segments in packs[:free]:
             self.running |= {segment.trial: segment for segment in segments}
-            for segment in segments:
-                self.let_on.pop(segment.trial, None)
             executor.submit(segments)
-            self.handed_out += 1
         self.waiting = deque(segment for segments in packs[free:] for segment in segments)
-
-    def packed(self) -> tuple[list[list[Segment]], list[list[Segment]]]:
-        """All that wait, in packs; apart, those that may still find company and train when nothing else is left."""
-        ready, thin = list[list[Segment]](), list[list[Segment]]()
-        for segments in pack(self.waiting, width=self.width_of):
-            since = min(self.let_on.get(segment.trial, -math.inf) for segment in segments)
-            young = self.handed_out - since < COMPANY * self.slots
-            (thin if young and 2 * len(segments) < self.width_of(segments[0]) else ready).append(segments)
-        return ready, thin
 
     def promote(self) -> None:
         """Let trials that wait at a rung go on, where they may; with nothing else left to do, end the others."""
         idle = not self.running and not self.waiting and not self.study.may_ask
         numbers = self.study.promoted(idle=idle)
-        self.let_on |= dict.fromkeys(numbers, self.handed_out)
         self.waiting.extend(self.next_segment(self.trials[n], self.segments[n][-1]) for n in numbers)
         if idle and not numbers:
             for number in self.study.given_up():

@@ -20,10 +20,9 @@ from models.train import train_segment
 from pipelines.display import rungs as rungs_line
 from search.config import LearningRateConfig, PromotionConfig
 from search.executors import SerialExecutor
-from search.gains import Gains
 from search.joint import JointSpace
 from search.objectives import study_of
-from search.race import COMPANY, Race
+from search.race import Race
 from search.resuming import restore
 from search.samplers import REMEMBERED, Known, remembered
 from search.space import SearchSpace
@@ -289,57 +288,3 @@ def test_a_sampler_sees_a_trial_that_waits_by_what_it_would_come_to(tmp_path: Pa
 def figures(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
     """Evaluations without their clock."""
     return [{name: value for name, value in point.items() if name != "seconds"} for point in curve]
-
-
-# Company: trials that were let on from a rung, in arrays
-
-
-class Noting(SerialExecutor):
-    """Notes where the segments of every task begin."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun: list[list[int]] = []
-
-    def submit(self, segments: Sequence[Segment]) -> None:
-        """Note them first."""
-        self.begun.append([segment.from_step for segment in segments])
-        super().submit(segments)
-
-
-def test_few_that_go_on_from_a_rung_wait_for_others_of_their_shape(tmp_path: Path) -> None:
-    executor = Noting()
-    made = trained(trials=30, promotion=PromotionConfig(eta=3, rungs=1, within=(), pooled=False))
-    with racing(tmp_path / "study", made, executor) as (race, _):
-        race.gains = Gains(widths={(128, "sgd"): 6})
-        go(race, executor)
-        assert race.is_over
-    later = [index for index, steps in enumerate(executor.begun) if steps[0] == 24]
-    # Two of every six may go on: not before there are three of them, but for those that are left at the end.
-    assert later[0] >= 2
-    assert all(len(executor.begun[index]) >= 3 for index in later if index < len(executor.begun) - 2)
-
-
-def test_they_do_not_wait_for_long_or_when_nothing_else_is_left(tmp_path: Path) -> None:
-    with racing(tmp_path / "study", trained(promotion=PromotionConfig(rule="none"))) as (race, _):
-        race.gains = Gains(widths={(128, "sgd"): 6})
-        trials = [race.study.ask() for _ in range(3)]
-        race.waiting.extend(race.first_segment(trial) for trial in trials[:2] if trial is not None)
-        numbers = [segment.trial for segment in race.waiting]
-
-        def waits() -> bool:
-            ready, thin = race.packed()
-            assert [[segment.trial for segment in pack] for pack in (ready or thin)] == [numbers]
-            return bool(thin)
-
-        assert not waits(), "nobody was let on from a rung"
-        race.let_on = dict.fromkeys(numbers, 7)
-        race.handed_out = 7 + COMPANY - 1
-        assert waits()
-        race.handed_out += 1
-        assert not waits()
-        race.let_on = {numbers[0]: race.handed_out}
-        assert not waits(), "the other one came back from elsewhere, and waits for nobody"
-        race.let_on = dict.fromkeys(numbers, race.handed_out)
-        race.gains = Gains(widths={(128, "sgd"): 4})
-        assert not waits(), "half of an array is company enough"
