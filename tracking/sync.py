@@ -177,8 +177,8 @@ class Sync:
     def _finish_pass(self, asked: int, work: Projection) -> None:
         with self._changed:
             if not self._stopping:
-                self._done = asked
-            self._problem, self._pending, self._evaluations = None, 0, 0
+                self._done, self._pending, self._evaluations = asked, 0, 0
+            self._problem = None
             self._refused = len(work.refused.keys() - {SEARCH_RUN})
             self._passes += 1
             if work.refused:
