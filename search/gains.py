@@ -53,11 +53,10 @@ class Gains:
 
         Steps times the step time measured alone (methodology, trap 19); the tag `time_mode` says which they are.
         """
-        step = self.step_seconds.get((trial.train.batch_size, trial.train.optimizer))
-        if result.tags.get("tier") != "array" or step is None:
-            reason = self.reasons.get((trial.train.batch_size, trial.train.optimizer), self.otherwise)
-            if result.tags.get("tier") == "array":
-                reason = None
+        kind = trial.train.batch_size, trial.train.optimizer
+        step, alone = self.step_seconds.get(kind), result.tags.get("tier") != "array"
+        if alone or step is None:
+            reason = self.reasons.get(kind, self.otherwise) if alone else None
             tags = {"time_mode": "measured", **({"fallback_reason": reason} if reason else {}), **result.tags}
             return replace(result, tags=tags)
         hit = None if result.hit is None else {**result.hit, "seconds": result.hit["step"] * step}

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from search.promotion import OF_ETA, Few, Rank, Rule, Standing, few, first_of, going_on, leads, left_behind
+from search.promotion import OF_ETA, Few, Rank, Rule, Standing, few, first_of, going_on, leads, left_behind, waits
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Ladder:
         """Of each rung the best of all groups together, where it goes on at once."""
         for rung, ranked in self._everyone.items():
             best = self._standings[ranked[0][1]] if ranked else None
-            if best is not None and leads(best, rung, first=self._everyone[best.bracket], eta=self._eta):
+            if best and waits(best, rung) and leads(best, self._everyone[best.bracket], eta=self._eta):
                 yield rung, ranked[0]
 
     def _small(self) -> dict[tuple[str, int, int], list[Few]]:

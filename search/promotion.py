@@ -133,25 +133,32 @@ def promoted(standings: Iterable[Standing], *, rule: Rule, eta: int, pooled: boo
 
 def _leaders(standings: Sequence[Standing], *, eta: int) -> Iterator[tuple[int, Rank]]:
     """Of each rung the best of all groups together, where it goes on at once."""
-
-    def ranked(rung: int) -> list[tuple[Rank, Standing]]:
-        here = [one for one in standings if one.bracket <= rung < len(one.losses)]
-        return sorted((((one.losses[rung], one.number), one) for one in here), key=lambda pair: pair[0])
-
     for rung in range(max((len(one.losses) for one in standings), default=0)):
-        for rank, best in ranked(rung)[:1]:
-            if leads(best, rung, first=[first for first, _ in ranked(best.bracket)], eta=eta):
-                yield rung, rank
+        best = min(_come_to(rung, standings), key=lambda one: (one.losses[rung], one.number), default=None)
+        if best is not None and waits(best, rung):
+            first = sorted((one.losses[best.bracket], one.number) for one in _come_to(best.bracket, standings))
+            if leads(best, first, eta=eta):
+                yield rung, (best.losses[rung], best.number)
 
 
-def leads(best: Standing, rung: int, *, first: Sequence[Rank], eta: int) -> bool:
-    """Whether the best of all that have come to a rung, whatever their groups, goes on from it at once.
+def _come_to(rung: int, standings: Iterable[Standing]) -> Iterator[Standing]:
+    """Those that have come to a rung, each from the first rung of its bracket on."""
+    return (one for one in standings if one.bracket <= rung < len(one.losses))
 
-    It must have left `eta` - 1 of all behind at its first rung. So a search has trainings at their end early, when no
-    group has enough for a share, and for little: of n that come one by one, 1 + 1/2 + ... + 1/n are expected to lead.
+
+def waits(one: Standing, rung: int) -> bool:
+    """Whether a trial that has not diverged waits at this rung."""
+    return one.resting and len(one.losses) == rung + 1 and math.isfinite(one.losses[rung])
+
+
+def leads(best: Standing, first: Sequence[Rank], *, eta: int) -> bool:
+    """Whether the best of all that have come to the rung at which it waits, whatever their groups, goes on at once.
+
+    It must have left `eta` - 1 behind of all that came to its first rung. So a search has trainings at their end early,
+    when no group has enough for a share, and for little: of n that come one by one, 1 + 1/2 + ... + 1/n are expected to
+    lead.
     """
-    waits = best.resting and len(best.losses) == rung + 1 and math.isfinite(best.losses[rung])
-    return waits and left_behind(best, first) >= eta - 1
+    return left_behind(best, first) >= eta - 1
 
 
 def left_behind(one: Standing, first: Sequence[Rank]) -> int:
