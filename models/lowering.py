@@ -41,7 +41,7 @@ FEW_CLASSES = 64
 
 
 def lower(graph: GraphModule) -> None:
-    """Rewrite a graph of operations on tensors, in place; it must have been traced with real ones."""
+    """Rewrite a graph of operations on the CPU, in place (`tracing.trace`)."""
     _drop_repeated_views(graph)
     if not any(mutates(node) for node in graph.graph.nodes):
         _drop_factors_of_one(graph)
@@ -117,7 +117,7 @@ def _blank(node: Node) -> Tensor:
     """A tensor of a node's shape."""
     value = of(node)
     assert value is not None, "only tensors have been seen to be made from a shape"
-    return torch.empty(value.shape, dtype=value.dtype, device=value.device)
+    return torch.empty(value.shape, dtype=value.dtype)
 
 
 def _share_equal(graph: GraphModule) -> None:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 
 from models.comparison import TOLERANCES, close
@@ -21,18 +20,16 @@ from models.lowering import lower, products
 from models.nests import each, leaves
 from models.stacked import Gradient, Product
 from models.streams import Form, Given, Noted, Streams
+from models.tracing import trace
 from models.train import out_of_memory
 from models.vmapped import Logged, Stack
 
-KEPT = 32
+KEPT = 64
 """Recordings kept in one process, the least recently used dropped first."""
 LEAST_STEPS = 40
 """Batches that there must be for any step to be recorded: that takes as long as dozens of steps."""
 LEAST_SHARE = 0.1
 """Part of all examples that batches of one shape must hold: smaller ones at the ends of epochs are not worth it."""
-
-MOST_DIMENSIONS = 3
-"""Of a stacked parameter: convolutions take nearly all of a step themselves, and seconds to record."""
 
 
 class Taken(NamedTuple):
@@ -93,8 +90,6 @@ class Steps:
         """One made by an earlier array of this process, or a new one."""
         first = next(leaves(batch))
         if self.code is None or first.device.type != "cpu" or not self.often(first.shape[1]):
-            return None
-        if any(parameter.ndim > MOST_DIMENSIONS for parameter in self.stack.trained):
             return None
         key = (self.code, self.parts, *(form(t) for t in (*leaves(batch), *self.stack.tensors)))
         if key not in _recordings:
@@ -194,7 +189,7 @@ def _traced(stack: Stack, noted: Noted, batch: Any, *, parts: int) -> Recording:
         names[:] = taken.logged
         return [taken.losses, *taken.logged.values(), *taken.gradients]  # type: ignore[list-item]
 
-    graph = make_fx(step)(*flat, *masks, *_copies(stack))
+    graph = trace(step, *flat, *masks, *_copies(stack))
     lower(graph)
     return _assembled(graph, tuple(names), tuple(noted.forms), state=len(stack.tensors))
 

@@ -15,7 +15,6 @@ from helpers import config_of, weights_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from models import lockstep, recorded, stacked
 from models.array import train_array
@@ -28,6 +27,7 @@ from models.recorded import Steps, as_it_is, played
 from models.segment import Segment
 from models.stacked import Product
 from models.streams import Streams
+from models.tracing import trace
 from models.train import build_module, train_segment
 from models.vmapped import Stack
 
@@ -89,6 +89,19 @@ def config(model: str, **changes: Any) -> TrainConfig:
     return dataclasses.replace(made, data={**made.data, "class_path": data})
 
 
+class Convolves(array_modules.Plain):
+    """Convolution, norm, halving."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.BatchNorm1d(4), torch.nn.MaxPool1d(2))
+        self.head = torch.nn.Linear(44, 3)
+
+    def loss(self, batch: array_modules.Batch) -> Tensor:
+        logits = self.head(self.net(batch[0].flatten(1)[:, None]).flatten(1))
+        return torch.nn.functional.cross_entropy(logits, batch[1])
+
+
 class Pair:
     """The same members twice, so that one way can be held against another."""
 
@@ -110,7 +123,7 @@ class Pair:
 RECORDED = ("Plain", "GivesDict", "NoIndex", "LogsMuch", "Norm", "GroupNorm", "Metrics", "Attention", "Tied", "Freezes")
 
 
-@pytest.mark.parametrize("model", [*RECORDED, "KeepsMean"])
+@pytest.mark.parametrize("model", [*RECORDED, "KeepsMean", "Convolves"])
 def test_a_recording_gives_and_changes_what_the_step_does(model: str) -> None:
     pair = Pair(model)
     recording = recorded.recorded(pair.stacks[0], pair.batch(0), parts=1)
@@ -140,7 +153,7 @@ def test_a_step_that_depends_on_the_number_of_its_batch_is_not_recorded(model: s
     assert recorded.recorded(pair.stacks[0], pair.batch(0), parts=1) is None
 
 
-@pytest.mark.parametrize("model", ["LooksAtNumber", "Norm", "Factors", "Halves"])
+@pytest.mark.parametrize("model", ["LooksAtNumber", "Norm", "Factors", "Halves", "Convolves"])
 def test_an_array_whose_every_step_may_be_recorded_equals_its_trials_alone(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +270,7 @@ def assert_rewriting_keeps(program: list[tuple[int, int, int]]) -> None:
     """The same results, twice, and the same inputs as before."""
     generator = Generator().manual_seed(0)
     inputs = [torch.rand(2, 3, 3, generator=generator, dtype=torch.float64) - 0.5 for _ in range(2)]
-    graph = make_fx(lambda x, y: computed(program, x, y))(*(i.clone() for i in inputs))
+    graph = trace(lambda x, y: computed(program, x, y), *(i.clone() for i in inputs))
     lower(graph)
     graph.recompile()
     handed, kept = [i.clone() for i in inputs], [i.clone() for i in inputs]
