@@ -40,6 +40,11 @@ class Gains:
     variants: Mapping[Kind, int] = field(default_factory=dict)
     """Different models or data sets among trials of a kind: each of them fills arrays of its own."""
 
+    @property
+    def noted(self) -> dict[str, float]:
+        """Step times in the form in which they are kept, by "batch size-optimizer"."""
+        return {f"{size}-{name}": seconds for (size, name), seconds in self.step_seconds.items()}
+
     def width(self, kind: Kind) -> int:
         """How many trials of a kind train side by side; 1: they train alone."""
         return self.widths.get(kind, 1)
@@ -88,8 +93,11 @@ class Inquiry:
         packs = math.ceil(PACKS_PER_SLOT * slots / max(1, sum(crowd.variants for crowd in crowds.values())))
         self.questions = [crowd.question(packs) for crowd in self._crowds.values()]
 
-    def gains(self, answers: Sequence[Mapping[str, Any]]) -> Gains:
+    def gains(self, answers: Sequence[Mapping[str, Any]], *, noted: Mapping[str, float] | None = None) -> Gains:
         """What the answers come to, one for each question or for the first of them: the rest trains alone.
+
+        `noted`: step times that an earlier run of the study has measured (`Gains.noted`); they count until they are
+        measured anew.
 
         Raises:
             ValueError: if arrays are required, and some kind cannot train side by side.
@@ -104,10 +112,12 @@ class Inquiry:
                 f"with {kind[1]} they cannot: {why}. Set `search.arrays: auto`."
             )
         wide = [kind for kind in probed if kind not in reasons]
+        times = {kind_of(name): seconds for name, seconds in (noted or {}).items()}
+        times |= {kind: probe["step_seconds"] for kind, probe in probed.items() if probe["step_seconds"]}
         return Gains(
             widths={kind: even(self._crowds[kind].first, probed[kind]["width"]) for kind in wide},
             variants={kind: self._crowds[kind].variants for kind in wide},
-            step_seconds={kind: probe["step_seconds"] for kind, probe in probed.items() if probe["step_seconds"]},
+            step_seconds=times,
             reasons=reasons,
             otherwise=UNACCOMPANIED,
         )
@@ -169,6 +179,12 @@ def crowds_of(study: Study) -> dict[Kind, Crowd]:
                 first=max(1, math.ceil(first[kind] / many)),
             )
     return crowds
+
+
+def kind_of(name: str) -> Kind:
+    """The batch size and optimizer of "batch size-optimizer"."""
+    size, _, optimizer = name.partition("-")
+    return int(size), optimizer
 
 
 def even(trials: int, width: int) -> int:

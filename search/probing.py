@@ -26,7 +26,7 @@ def probe(study: Study, executor: Executor, gains: Gains) -> Found:
         configuration's training; `sharpness`: of each cell's best; `memory` by batch size, and the `largest` batch that
         fits; `deadly`: what ended workers instead, its name to a sentence.
     """
-    found: Found = {"steps": {f"{size}-{name}": seconds for (size, name), seconds in gains.step_seconds.items()}}
+    found: Found = {"steps": gains.noted}
     wanted = study.space.search.probes
     for name, measure in (("noise", noise), ("sharpness", sharpness), ("memory", memory), ("largest", largest)):
         # Memory and the largest batch are one setting: both start processes of their own.

@@ -10,8 +10,10 @@ from search.executors import Executor
 from search.gains import PROBE, Inquiry
 from search.race import Race
 
-ALONE = 16
+ALONE = 8
 """Trials that a race asks before it begins: spread over the whole grid, these would hardly fill an array."""
+STEP_SECONDS = "step_seconds"
+"""The note of the step times measured: array trials of a search that is gone on with may end before new ones are."""
 
 
 class Survey:
@@ -23,7 +25,7 @@ class Survey:
     def __init__(self, executor: Executor, race: Race) -> None:
         self._executor, self._race = executor, race
         self._inquiry = Inquiry(race.study, slots=executor.slots)
-        race.gains = self._inquiry.gains(())
+        race.gains = self._inquiry.gains((), noted=race.ledger.meta(STEP_SECONDS))
         self._answers: list[Any] = []
         self._news: SimpleQueue[list[Any] | BaseException] = SimpleQueue()
         self._begun = False
@@ -43,7 +45,9 @@ class Survey:
         if isinstance(news, BaseException):
             raise news
         self._answers += news
-        self._race.gains = self._inquiry.gains(self._answers)
+        ledger = self._race.ledger
+        self._race.gains = self._inquiry.gains(self._answers, noted=ledger.meta(STEP_SECONDS))
+        ledger.set_meta(STEP_SECONDS, self._race.gains.noted)
         return len(self._answers) == len(self._inquiry.questions)
 
     def _ask(self) -> None:

@@ -101,6 +101,20 @@ def test_what_is_known_of_a_batch_size_counts_before_the_others_are_measured(tmp
     assert known == [0, 1, 2]
 
 
+def test_who_goes_on_knows_the_step_times_of_before_until_they_are_measured_anew(race: Race) -> None:
+    run(race, Asked(), let_after=20)
+    resumed = Race(race.study, race.ledger, race.folder)
+    Survey(Asked(), resumed)
+    assert resumed.gains.step_seconds == {(64, "sgd"): 0.1} and not resumed.gains.widths
+    other = Asked({**ANSWER, "step_seconds": 0.2})
+    other.let.set()
+    survey = Survey(other, resumed)
+    resumed.trials = race.trials
+    while not survey.look():
+        time.sleep(0.01)
+    assert resumed.gains.step_seconds == {(64, "sgd"): 0.2} and resumed.gains.widths
+
+
 def test_where_nothing_can_be_measured_the_reasons_are_told(tmp_path: Path) -> None:
     many = {"model.init_args.network.init_args.classes": {"low": 10, "high": 50}}
     with Ledger.open(tmp_path, create=True) as ledger:
