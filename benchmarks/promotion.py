@@ -22,6 +22,7 @@ from models import schedules
 from models.config import ClassConfig, DataConfig, MetricsConfig, TrainConfig, TrainingConfig
 from models.segment import Segment, SegmentResult
 from search.config import LearningRateConfig, PromotionConfig, SearchConfig
+from search.gains import Gains
 from search.objectives import study_of
 from search.race import Race
 from search.space import SearchSpace
@@ -31,7 +32,10 @@ CURVATURES = 1.0 / np.arange(1, 201)
 EVALUATIONS = 18
 NOISE = 0.05
 BUDGETS = (8, 10, 12, 15, 18, 22, 26, 30)
-"""Steps spent, in those of whole trainings, at which searches are compared."""
+"""Workers' time spent, in whole trainings of a trial alone, at which searches are compared."""
+MEMBER = 0.2
+"""What every further member adds to the time that the steps of an array take, in those of a trial alone: about what was
+measured for small networks (`RESULTS.md`)."""
 RATES = LearningRateConfig(rule="linear", centre=0.2, reference_batch_size=64, factor=16.0, highest=1.0)
 
 Found = list[tuple[float, float]]
@@ -70,34 +74,34 @@ class Virtual:
         self.spent = 0.0
         self.found: Found = []
         self._now = 0.0
-        self._running: list[tuple[float, int, SegmentResult]] = []
+        self._running: list[tuple[float, int, list[SegmentResult]]] = []
         self._best: dict[int, float] = {}
 
     @property
     def in_flight(self) -> int:
         """Segments not yet handed back."""
-        return len(self._running)
+        return sum(len(results) for *_, results in self._running)
 
     @property
     def tasks(self) -> int:
-        """The same: each is a task of its own."""
+        """Arrays and single segments not yet handed back."""
         return len(self._running)
 
     def submit(self, segments: Sequence[Segment]) -> None:
-        """Begin them now."""
-        for segment in segments:
-            result = trained(segment)
-            heapq.heappush(self._running, (self._now + result.seconds, segment.trial, result))
+        """Begin them now, side by side."""
+        results = [trained(segment) for segment in segments]
+        heapq.heappush(self._running, (self._now + taken(results), segments[0].trial, results))
 
     def completed(self, timeout: float) -> list[SegmentResult]:
-        """The one that ends first."""
-        self._now, _, result = heapq.heappop(self._running)
-        self.spent += result.seconds
-        losses = [point["val_loss"] for point in result.curve]
-        self._best[result.trial] = min([*losses, self._best.get(result.trial, math.inf)])
-        if result.status == "COMPLETE":
-            self.found.append((self.spent, self._best[result.trial]))
-        return [result]
+        """Those that end first."""
+        self._now, _, results = heapq.heappop(self._running)
+        self.spent += taken(results)
+        for result in results:
+            losses = [point["val_loss"] for point in result.curve]
+            self._best[result.trial] = min([*losses, self._best.get(result.trial, math.inf)])
+            if result.status == "COMPLETE":
+                self.found.append((self.spent, self._best[result.trial]))
+        return results
 
     def call(self, function: str, payload: Any) -> Any:
         """Nothing is measured on workers here."""
@@ -113,6 +117,11 @@ class Virtual:
     def lost(self) -> str | None:
         """Never."""
         return None
+
+
+def taken(results: Sequence[SegmentResult]) -> float:
+    """Of a worker's time, in whole trainings, by segments side by side."""
+    return max(result.seconds for result in results) * (1 + MEMBER * (len(results) - 1))
 
 
 def trained(segment: Segment) -> SegmentResult:
@@ -134,7 +143,7 @@ def trained(segment: Segment) -> SegmentResult:
     )
 
 
-def searched(seed: int, *, pooled: bool, workers: int, trials: int) -> Virtual:
+def searched(seed: int, *, pooled: bool, workers: int, trials: int, side_by_side: int) -> Virtual:
     """One search of 24 cells with the default sampler and rungs: the workers that it had."""
     made = SearchSpace(
         model=ClassConfig(class_path="models.task.Classifier"),
@@ -152,7 +161,10 @@ def searched(seed: int, *, pooled: bool, workers: int, trials: int) -> Virtual:
     )
     executor = Virtual(workers)
     with tempfile.TemporaryDirectory() as folder, Ledger.open(Path(folder), create=True) as ledger:
-        Race(study_of(made), ledger, folder).run(executor, stopping=lambda: False, watch=lambda _: None)
+        study = study_of(made)
+        gains = Gains(widths={cell.cell.kind: side_by_side for cell in study.cells.values()})
+        race = Race(study, ledger, folder, gains=gains)
+        race.run(executor, stopping=lambda: False, watch=lambda _: None)
     return executor
 
 
@@ -186,8 +198,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--trials", type=int, default=96)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--side-by-side", type=int, default=1, help="trials in an array, at most (default: 1)")
     asked = parser.parse_args()
-    more = {"workers": asked.workers, "trials": asked.trials}
+    more = {"workers": asked.workers, "trials": asked.trials, "side_by_side": asked.side_by_side}
     told([(searched(s, pooled=False, **more), searched(s, pooled=True, **more)) for s in range(asked.seeds)])
 
 

@@ -26,13 +26,12 @@ def gradients(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
 
 
 def attention(x: Tensor) -> Tensor:
-    attended: Tensor = (x @ x.transpose(-1, -2)).softmax(-1) @ x
-    return attended
+    return torch.matmul((x @ x.transpose(-1, -2)).softmax(-1), x)
 
 
 def parts(x: Tensor, y: Tensor) -> Tensor:
-    first, second = x.split(1, 1)
-    return (first * y).relu() + second.exp() * FACTOR
+    first, second = torch.split(x, 1, 1)
+    return torch.add((first * y).relu(), second.exp() * FACTOR)
 
 
 def halved(x: Tensor, weight: Tensor) -> Tensor:

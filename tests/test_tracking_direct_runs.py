@@ -74,6 +74,7 @@ AWKWARD = [
 ]
 RUNS = [
     dataclasses.replace(RUN, key="bare"),
+    dataclasses.replace(RUN, key="running", status="RUNNING", ended_ms=None, points=MANY[:3]),
     dataclasses.replace(RUN, key="many", points=MANY + MANY[:5] + MANY[-5:]),
     dataclasses.replace(RUN, key="awkward", status="FAILED", points=AWKWARD),
     dataclasses.replace(RUN, key="user", tags={"mlflow.user": "ada", "mlflow.parentRunId": "0" * 32}),
@@ -128,6 +129,28 @@ def test_a_study_is_written_row_for_row_as_by_mlflows_client(homes: tuple[Path, 
             assert (writer.calls < 20) == (kind is DirectWriter)
     one, other = map(tables, homes)
     assert len(one["runs"]) == 9 and len(one["metrics"]) > 5000
+    assert one == other
+
+
+def test_trials_that_wait_are_written_many_at_once_too_and_go_on(homes: tuple[Path, Path], tmp_path: Path) -> None:
+    with study(tmp_path / "study", 3) as ledger:
+        ledger.set_meta("experiment", "x")
+        ledger.ask([trial(3), trial(4), trial(5)])
+        for number in (3, 4):
+            ledger.record(segment(number, 0, 40, status="PAUSED").to_json())
+    for kind, home in zip((MlflowWriter, DirectWriter), homes, strict=True):
+        shutil.copytree(tmp_path / "study", home / "study")
+        with Ledger.open(home / "study", create=False) as ledger:
+            writer = kind(None, home)
+            assert push(ledger, writer) == {}
+            assert ledger.unsent() == []
+            states = [ledger.run(number) for number in (3, 4)]
+            assert all(state.points == 40 and not state.closed for state in states)
+            parts = [segment(4, 0, 40, status="PAUSED"), segment(4, 40, 60)]
+            ledger.record(parts[1].to_json(), result(parts))
+            assert push(ledger, writer) == {}
+            assert [ledger.run(number).closed for number in (3, 4)] == [False, True]
+    one, other = map(tables, homes)
     assert one == other
 
 

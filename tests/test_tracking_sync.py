@@ -272,9 +272,10 @@ def test_a_trial_that_the_store_knows_of_is_not_recorded_anew(tmp_path: Path) ->
         parts = [segment(0, 0, 20, status="PAUSED"), segment(0, 20, 60)]
         ledger.record(parts[0].to_json())
         push(ledger, writer)
+        assert (len(writer.sizes), len(writer.runs), ledger.run(0).closed) == (1, 2, False)
         ledger.record(parts[1].to_json(), result(parts))
         push(ledger, writer)
-    assert (writer.sizes, len(writer.runs)) == ([], 2)
+        assert (len(writer.sizes), len(writer.runs), ledger.run(0).closed) == (1, 2, True)
 
 
 def test_a_search_that_goes_on_opens_its_run_again(tmp_path: Path, writer: RunWriter) -> None:

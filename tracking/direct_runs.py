@@ -119,7 +119,8 @@ class RunTables:
 
 
 def _head(run: WholeRun, tags: Mapping[str, str]) -> Row:
-    if RUN_NAME in tags or not (run.name and run.started_ms and run.ended_ms):
+    ended = run.ended_ms is None if run.status == "RUNNING" else run.ended_ms
+    if RUN_NAME in tags or not (run.name and run.started_ms and ended):
         raise WriteRefused(f"MLflow's client would complete or correct the run {run.name!r}")
     return {
         "name": run.name,

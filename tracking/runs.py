@@ -41,12 +41,13 @@ class MetricPoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WholeRun:
-    """A run that has ended, and all that there is to say of it."""
+    """A run, and all that there is to say of it by now."""
 
     key: str
     name: str
     started_ms: int
-    ended_ms: int
+    ended_ms: int | None
+    """None while it is RUNNING."""
     status: RunStatus
     tags: Mapping[str, str]
     params: Mapping[str, str]
@@ -95,7 +96,7 @@ class RunWriter(Protocol):
         """Set how a run ended and when; RUNNING opens it again."""
 
     def record(self, runs: Sequence[WholeRun]) -> list[str]:
-        """New runs as `open_run`, `log` and `close_run` would make them; their ids, in the same order.
+        """New runs as `open_run`, `log` and, of those that have ended, `close_run` would make them; their ids in order.
 
         Interrupted or refused, it may have made some of them all the same, whole or in part.
         """
@@ -249,7 +250,8 @@ def record_each(writer: RunWriter, runs: Sequence[WholeRun]) -> list[str]:
     for run in runs:
         run_id = writer.open_run(run.key, name=run.name, tags=run.tags, started_ms=run.started_ms)
         writer.log(run_id, params=run.params, tags={}, points=run.points)
-        writer.close_run(run_id, run.status, run.ended_ms)
+        if run.ended_ms is not None:
+            writer.close_run(run_id, run.status, run.ended_ms)
         made.append(run_id)
     return made
 

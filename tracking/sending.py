@@ -67,7 +67,7 @@ class Projection:
         yield
 
     def _trials(self, parent: str) -> Iterator[None]:
-        """One by one; where the store likes it better, those that have ended before it knew of them many at once."""
+        """One by one; where the store likes it better, those that came to something before it knew of them at once."""
         whole: dict[int, tuple[WholeRun, RunState]] = {}
         size, room = 0, self._writer.at_once
         for number in self._ledger.unsent():
@@ -139,7 +139,7 @@ class Projection:
                 self._writer.close_run(parent, cast(RunStatus, note.value), round(1000 * note.changed))
                 self._ledger.notes_sent([note])
 
-    # -- trials that have ended before the store knew of them
+    # -- trials that have come to something before the store knew of them: most of those that wait at a rung too
 
     def _whole(self, number: int, parent: str) -> tuple[WholeRun, RunState] | None:
         """The run of such a trial, and how far it will have got; None for any other trial."""
@@ -147,22 +147,22 @@ class Projection:
         if state != RunState():
             return None
         row = self._ledger.trial(number)
-        result = row["result"]
-        if result is None:
+        # The row first: if the trial ends in between, its end is sent in the next pass.
+        result, segments = row["result"], self._ledger.segments(number)
+        if result is None and not segments:
             return None
-        segments = self._ledger.segments(number)
-        started = _started(row, segments)
+        started, ended = _started(row, segments), projection.summary(result) if result else []
         run = WholeRun(
             key=self._key(number),
             name=projection.run_name(row),
             started_ms=round(1000 * started),
-            ended_ms=round(1000 * (result["ended"] or started)),
-            status=projection.run_status(row),
+            ended_ms=None if result is None else round(1000 * (result["ended"] or started)),
+            status="RUNNING" if result is None else projection.run_status(row),
             tags=self._head(row, segments, parent) | projection.config_tags(row["config"]),
             params=projection.params(row["config"]),
-            points=projection.points(row["config"], segments, after=-1) + projection.summary(result),
+            points=projection.points(row["config"], segments, after=-1) + ended,
         )
-        return run, replace(state, points=_reached(segments, state), closed=True)
+        return run, replace(state, points=_reached(segments, state), closed=result is not None)
 
     def _record(self, whole: Mapping[int, tuple[WholeRun, RunState]], parent: str) -> Iterator[None]:
         """All at once; refused, one by one, so that only those are that are to blame. A step for each."""
