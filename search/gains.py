@@ -59,7 +59,7 @@ class Gains:
         Steps times the step time measured alone (methodology, trap 19); the tag `time_mode` says which they are.
         """
         kind = trial.train.batch_size, trial.train.optimizer
-        step, alone = self.step_seconds.get(kind), result.tags.get("tier") != "array"
+        step, alone = self.step_seconds.get(kind), result.tags.get("time_mode") != "array"
         if alone or step is None:
             reason = self.reasons.get(kind, self.otherwise) if alone else None
             tags = {"time_mode": "measured", **({"fallback_reason": reason} if reason else {}), **result.tags}

@@ -13,7 +13,6 @@ from search.failure import SearchFailed
 from search.gains import Kind
 from search.trial import TrialResult
 from search.verification import Finalist, Verification, came_to, deviation
-from tracking.analysis.convergence import PER_STEP
 from tracking.analysis.verdicts import Verdict, compare
 
 
@@ -272,7 +271,7 @@ def _step_seconds(kind: Kind, candidates: Sequence[Finalist], measured: Mapping[
         return measured[f"{size}-{optimizer}"]
     ended = [r for finalist in candidates if finalist.cell.kind == kind for r in finalist.results.values() if r.steps]
     # In an array whose step was not measured alone, the clock tells of all its members together.
-    alone = [r.seconds / r.steps for r in ended if r.tags.get("tier") != "array" or r.tags.get("time_mode") == PER_STEP]
+    alone = [result.seconds / result.steps for result in ended if result.tags.get("time_mode") != "array"]
     return statistics.median(alone) if alone else None
 
 

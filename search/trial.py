@@ -143,5 +143,10 @@ def summarise(number: int, segments: Sequence[SegmentResult], metrics: MetricsCo
         started=segments[0].started,
         ended=last.started + last.wall_seconds,
         worker=last.worker,
-        tags={**segments[0].tags, **last.tags},
+        tags={**segments[0].tags, **last.tags, **_time_mode(segments)},
     )
+
+
+def _time_mode(segments: Sequence[SegmentResult]) -> dict[str, str]:
+    """That of a trial which was in an array at any time: its seconds are not its own, even if it trained alone last."""
+    return {"time_mode": "array"} if any(s.tags.get("time_mode") == "array" for s in segments) else {}

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from search_parts import space
 
-from models.segment import Segment
+from models.config import MetricsConfig
+from models.segment import Segment, SegmentResult
 from search.gains import Gains, even, measure
 from search.packing import pack, spread
 from search.space import SearchSpace
 from search.study import Study
-from search.trial import TrialResult
+from search.trial import TrialResult, summarise
 
 
 def segments(made: SearchSpace, count: int = 12) -> list[Segment]:
@@ -186,9 +187,31 @@ def test_the_seconds_of_a_trial_in_an_array_are_its_steps_times_the_step_time_al
     (trial,) = [t for t in [Study(space(**GRID)).ask()] if t is not None]
     gains = Gains(widths={(16, "sgd"): 16}, step_seconds={(16, "sgd"): 0.002})
     hit = {"step": 10.0, "seconds": 99.0}
-    array = TrialResult(number=0, status="COMPLETE", steps=50, seconds=500.0, hit=hit, tags={"tier": "array"})
+    array = TrialResult(number=0, status="COMPLETE", steps=50, seconds=500.0, hit=hit, tags={"time_mode": "array"})
     timed = gains.timed(trial, array)
     assert (timed.seconds, timed.hit) == (0.1, {"step": 10.0, "seconds": 0.02})
     assert timed.tags["time_mode"] == "steps x step time alone"
     alone = gains.timed(trial, replace(array, tags={"tier": "solo"}))
     assert (alone.seconds, alone.hit, alone.tags["time_mode"]) == (500.0, hit, "measured")
+
+
+@pytest.mark.parametrize("tiers", [("array", "solo"), ("solo", "array"), ("solo", "array", "solo")])
+def test_a_trial_that_was_in_an_array_at_any_time_has_no_seconds_of_its_own(tiers: tuple[str, ...]) -> None:
+    (trial,) = [t for t in [Study(space(**GRID)).ask()] if t is not None]
+    segments = [
+        SegmentResult(
+            trial=0,
+            from_step=10 * index,
+            to_step=10 * index + 10,
+            total_steps=10 * len(tiers),
+            status="COMPLETE" if index == len(tiers) - 1 else "PAUSED",
+            seconds=100.0,
+            tags={"tier": tier, **({"time_mode": "array"} if tier == "array" else {})},
+        )
+        for index, tier in enumerate(tiers)
+    ]
+    result = summarise(0, segments, MetricsConfig())
+    timed = Gains(step_seconds={(16, "sgd"): 0.002}).timed(trial, result)
+    assert timed.seconds == pytest.approx(0.002 * 10 * len(tiers))
+    assert timed.tags["time_mode"] == "steps x step time alone"
+    assert Gains().timed(trial, result).tags["time_mode"] == "array"
