@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shutil
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -118,15 +118,21 @@ def awkward_study(folder: Path) -> Ledger:
     return ledger
 
 
-def test_a_study_is_written_row_for_row_as_by_mlflows_client(homes: tuple[Path, Path], tmp_path: Path) -> None:
-    awkward_study(tmp_path / "study").close()
+def sent_both_ways(folder: Path, homes: tuple[Path, Path]) -> Iterator[tuple[Ledger, MlflowWriter]]:
+    """A copy of a ledger in each home, after it has been sent to the MLflow there: by its client, and past it."""
     for kind, home in zip((MlflowWriter, DirectWriter), homes, strict=True):
-        shutil.copytree(tmp_path / "study", home / "study")
+        shutil.copytree(folder, home / "study")
         with Ledger.open(home / "study", create=False) as ledger:
             writer = kind(None, home)
             assert push(ledger, writer) == {}
             assert ledger.unsent() == []
-            assert (writer.calls < 20) == (kind is DirectWriter)
+            yield ledger, writer
+
+
+def test_a_study_is_written_row_for_row_as_by_mlflows_client(homes: tuple[Path, Path], tmp_path: Path) -> None:
+    awkward_study(tmp_path / "study").close()
+    for _, writer in sent_both_ways(tmp_path / "study", homes):
+        assert (writer.calls < 20) == isinstance(writer, DirectWriter)
     one, other = map(tables, homes)
     assert len(one["runs"]) == 9 and len(one["metrics"]) > 5000
     assert one == other
@@ -138,18 +144,13 @@ def test_trials_that_wait_are_written_many_at_once_too_and_go_on(homes: tuple[Pa
         ledger.ask([trial(3), trial(4), trial(5)])
         for number in (3, 4):
             ledger.record(segment(number, 0, 40, status="PAUSED").to_json())
-    for kind, home in zip((MlflowWriter, DirectWriter), homes, strict=True):
-        shutil.copytree(tmp_path / "study", home / "study")
-        with Ledger.open(home / "study", create=False) as ledger:
-            writer = kind(None, home)
-            assert push(ledger, writer) == {}
-            assert ledger.unsent() == []
-            states = [ledger.run(number) for number in (3, 4)]
-            assert all(state.points == 40 and not state.closed for state in states)
-            parts = [segment(4, 0, 40, status="PAUSED"), segment(4, 40, 60)]
-            ledger.record(parts[1].to_json(), result(parts))
-            assert push(ledger, writer) == {}
-            assert [ledger.run(number).closed for number in (3, 4)] == [False, True]
+    for ledger, writer in sent_both_ways(tmp_path / "study", homes):
+        states = [ledger.run(number) for number in (3, 4)]
+        assert all(state.points == 40 and not state.closed for state in states)
+        parts = [segment(4, 0, 40, status="PAUSED"), segment(4, 40, 60)]
+        ledger.record(parts[1].to_json(), result(parts))
+        assert push(ledger, writer) == {}
+        assert [ledger.run(number).closed for number in (3, 4)] == [False, True]
     one, other = map(tables, homes)
     assert one == other
 
