@@ -36,6 +36,8 @@ IN_PLACE: Mapping[Any, Any] = {
     aten.tanh.default: aten.tanh_.default,
 }
 """Operations and their forms that write into the first input."""
+THRESHOLD_IN_PLACE = aten.threshold_backward.grad_input
+"""The same for what comes back through `relu`."""
 FEW_CLASSES = 64
 """torch's softmax goes through its last dimension row by row; below this length it spends most of its time between."""
 
@@ -138,7 +140,7 @@ def _work_in_place(graph: GraphModule) -> None:
         if not _spare(node.args[0], node):
             continue
         if node.target is aten.threshold_backward.default:
-            node.target = _threshold_backward
+            node.target, node.kwargs = THRESHOLD_IN_PLACE, {"grad_input": node.args[0]}
         else:
             node.target = IN_PLACE[node.target]
 
@@ -149,7 +151,7 @@ def _spare(source: Any, reader: Node) -> bool:
     if old is None or new is None or source.op != "call_function" or len(source.users) != 1:
         return False
     # What writes in place has been found to have its memory to itself.
-    own = source.target in (*IN_PLACE.values(), *OURS) or (hasattr(source.target, "_schema") and not shares(source))
+    own = source.target in (*IN_PLACE.values(), THRESHOLD_IN_PLACE) or (hasattr(source.target, "_schema") and not shares(source))
     return own and (old.shape, old.dtype, old.stride()) == (new.shape, new.dtype, new.stride())
 
 
@@ -159,37 +161,41 @@ def shares(node: Node) -> bool:
     return node.target in ALIASES or (schema is not None and any(given.alias_info for given in schema.returns))
 
 
-def _threshold_backward(gradient: Tensor, output: Tensor, threshold: float) -> Tensor:
-    written: Tensor = aten.threshold_backward.grad_input(gradient, output, threshold, grad_input=gradient)
-    return written
-
-
 def _replace_softmax_of_few(graph: GraphModule) -> None:
     """Take the softmax over a short last dimension across many rows at once."""
-    for target, ours in SOFTMAX.items():
+    for target, written_out in SOFTMAX.items():
         for node in _calls(graph, target):
             value, dim = of(node), node.args[-2]
             assert value is not None, "a softmax gives one tensor"
             few = value.ndim > 2 and value.shape[-1] <= FEW_CLASSES
             if few and dim in (-1, value.ndim - 1) and value.is_contiguous():
-                node.target = ours
+                with graph.graph.inserting_before(node):
+                    result = written_out(graph.graph.call_function, node)
+                result.meta["val"] = value
+                _replace(graph, node, result)
 
 
-def _log_softmax(logits: Tensor, dim: int, half_to_float: bool) -> Tensor:
-    # With the rows side by side in memory, torch computes several of them in one instruction.
-    return torch.log_softmax(logits.transpose(-1, -2).contiguous(), -2).transpose(-1, -2).contiguous()
+def _log_softmax(call: Callable[..., Node], node: Any) -> Node:
+    """With the rows side by side in memory, torch computes several of them in one instruction."""
+
+    def swapped(tensor: Node) -> Node:
+        view = call(aten.transpose.int, (tensor, -1, -2))
+        return call(aten.clone.default, (view,), {"memory_format": torch.contiguous_format})
+
+    return swapped(call(aten._log_softmax.default, (swapped(node.args[0]), -2, False)))
 
 
-def _log_softmax_backward(gradient: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    return output.exp().mul_(gradient.sum(-1, keepdim=True)).neg_().add_(gradient)
+def _log_softmax_backward(call: Callable[..., Node], node: Any) -> Node:
+    gradient, output, *_ = node.args
+    total = call(aten.sum.dim_IntList, (gradient, [-1], True))
+    part = call(aten.mul_.Tensor, (call(aten.exp.default, (output,)), total))
+    return call(aten.add_.Tensor, (call(aten.neg_.default, (part,)), gradient))
 
 
-SOFTMAX: Mapping[Any, Callable[..., Tensor]] = {
+SOFTMAX: Mapping[Any, Callable[[Callable[..., Node], Any], Node]] = {
     aten._log_softmax.default: _log_softmax,
     aten._log_softmax_backward_data.default: _log_softmax_backward,
 }
-OURS = (_threshold_backward, *SOFTMAX.values())
-"""Functions that stand in for operations; what they give, nobody else has."""
 
 
 def products(graph: GraphModule, changing: Sequence[Node]) -> tuple[list[Any], list[str]]:

@@ -18,6 +18,7 @@ from torch.fx.graph import CodeGen
 from models.comparison import TOLERANCES, close
 from models.lowering import lower, products
 from models.nests import each, leaves
+from models.scripted import scripted
 from models.stacked import Gradient, Product
 from models.streams import Form, Given, Noted, Streams
 from models.tracing import trace
@@ -124,8 +125,7 @@ def as_it_is(stack: Stack, streams: Streams, batch: Any, index: Any, *, parts: i
 def played(recording: Recording, streams: Streams, batch: Any, tensors: Sequence[Tensor]) -> Taken:
     """What `as_it_is` gives, from a recording."""
     masks = [streams.drawn(mask) for mask in recording.masks]
-    with torch.no_grad():
-        rest = iter(recording.run(*leaves(batch), *masks, *tensors))
+    rest = iter(recording.run(*leaves(batch), *masks, *tensors))
     losses = next(rest)
     logged = {name: next(rest) for name in recording.names}
     return Taken(losses, logged, [_gradient(kind, rest) for kind in recording.kinds])
@@ -191,11 +191,12 @@ def _traced(stack: Stack, noted: Noted, batch: Any, *, parts: int) -> Recording:
 
     graph = trace(step, *flat, *masks, *_copies(stack))
     lower(graph)
-    return _assembled(graph, tuple(names), tuple(noted.forms), state=len(stack.tensors))
+    kinds = _assembled(graph, state=len(stack.tensors))
+    return Recording(scripted(graph), tuple(names), tuple(kinds[1 + len(names) :]), tuple(noted.forms))
 
 
-def _assembled(graph: GraphModule, names: tuple[str, ...], masks: tuple[Form, ...], *, state: int) -> Recording:
-    """A plain function of a graph, its gradients taken apart where they are products.
+def _assembled(graph: GraphModule, *, state: int) -> list[str]:
+    """Make a graph a plain function, its gradients taken apart where they are products; how each output comes now.
 
     The last `state` inputs are the stack's own tensors, which change while the optimizer goes through the gradients.
     """
@@ -208,7 +209,7 @@ def _assembled(graph: GraphModule, names: tuple[str, ...], masks: tuple[Form, ..
     nodes.eliminate_dead_code()
     nodes.set_codegen(CodeGen())
     graph.recompile()
-    return Recording(graph.forward, names, tuple(kinds[1 + len(names) :]), masks)
+    return kinds
 
 
 class _Unread:

@@ -49,9 +49,9 @@ class WorkerSetup(WorkerPlugin):
         forking.settle()
         # Behind everything else: a folder of the user's called `models` must not hide ours.
         sys.path.extend(path for path in self.paths if path not in sys.path)
+        # Where workers are not forked: in all of them at the same time.
+        import_module(forking.PRELOAD)
         import_module("torch").set_num_threads(self.threads or worker.state.nthreads)
-        # With Lightning, in all processes at the same time: its import takes as long as all else here.
-        import_module("models.probes")
         import_module("models.memory").keep_freed_memory()
         import_module("models.offspring").end_with_parent()
 
