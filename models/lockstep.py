@@ -14,13 +14,13 @@ from torch import Generator, Tensor
 
 from models import pulse, stacked
 from models.fusion import Verdict
+from models.gradients import Gradient, whole
 from models.members import DTYPES, Member, batches_of_epoch
 from models.nests import batch_examples, each
 from models.places import solo_loops
 from models.prepared import PreparedData
 from models.recorded import Steps, worth
 from models.sources import MemoryBatches
-from models.stacked import Gradient
 from models.streams import Streams
 from models.subset import SEED, train_subset, why_not
 from models.vmapped import Stack, Unfusable
@@ -133,12 +133,12 @@ class TrialArray(pl.LightningModule):
 
     def _measured(self, gradients: list[Gradient], due: Sequence[int]) -> list[Gradient]:
         """Take the norms of those that are evaluated, before clipping, and clip."""
-        whole = stacked.whole(gradients)
-        norms = stacked.norms(whole)
+        out = whole(gradients)
+        norms = stacked.norms(out)
         for index, norm in enumerate(norms.tolist() if due else ()):
             if index in due:
                 self.live[index].recorder.gradient_norm = norm
-        return gradients if self.limits is None else [*stacked.clipped(whole, norms, self.limits)]
+        return gradients if self.limits is None else [*stacked.clipped(out, norms, self.limits)]
 
     def _look(self, due: Sequence[int], rates: NDArray[np.float64]) -> bool:
         """See whether somebody has diverged, and evaluate the others where it is time to."""
@@ -259,7 +259,7 @@ def rate_table(members: Sequence[Member]) -> NDArray[np.float64]:
 
 def added(ones: Sequence[Gradient], others: Sequence[Gradient]) -> list[Gradient]:
     """The sums of two gradients each, either of which there may not be."""
-    pairs = zip(stacked.whole(ones), stacked.whole(others), strict=True)
+    pairs = zip(whole(ones), whole(others), strict=True)
     return [other if one is None else one if other is None else one + other for one, other in pairs]
 
 

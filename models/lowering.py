@@ -151,7 +151,8 @@ def _spare(source: Any, reader: Node) -> bool:
     if old is None or new is None or source.op != "call_function" or len(source.users) != 1:
         return False
     # What writes in place has been found to have its memory to itself.
-    own = source.target in (*IN_PLACE.values(), THRESHOLD_IN_PLACE) or (hasattr(source.target, "_schema") and not shares(source))
+    in_place = source.target in (*IN_PLACE.values(), THRESHOLD_IN_PLACE)
+    own = in_place or (hasattr(source.target, "_schema") and not shares(source))
     return own and (old.shape, old.dtype, old.stride()) == (new.shape, new.dtype, new.stride())
 
 

@@ -16,10 +16,10 @@ from torch.fx import Graph, GraphModule
 from torch.fx.graph import CodeGen
 
 from models.comparison import TOLERANCES, close
+from models.gradients import Gradient, made_of, whole
 from models.lowering import lower, products
 from models.nests import each, leaves
 from models.scripted import scripted
-from models.stacked import Gradient, Product
 from models.streams import Form, Given, Noted, Streams
 from models.tracing import trace
 from models.train import out_of_memory
@@ -128,14 +128,7 @@ def played(recording: Recording, streams: Streams, batch: Any, tensors: Sequence
     rest = iter(recording.run(*leaves(batch), *masks, *tensors))
     losses = next(rest)
     logged = {name: next(rest) for name in recording.names}
-    return Taken(losses, logged, [_gradient(kind, rest) for kind in recording.kinds])
-
-
-def _gradient(kind: str, rest: Any) -> Gradient:
-    if kind == "none":
-        return None
-    first: Tensor = next(rest)
-    return first if kind == "tensor" else Product(first, next(rest), kind == "swapped")
+    return Taken(losses, logged, [made_of(kind, rest) for kind in recording.kinds])
 
 
 def recorded(stack: Stack, batch: Any, *, parts: int) -> Recording | None:
@@ -164,8 +157,7 @@ def _copies(stack: Stack) -> list[Tensor]:
 
 def _numbers(taken: Taken, tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """All that a step has given and changed."""
-    gradients = [g.whole() if isinstance(g, Product) else g for g in taken.gradients]
-    return [taken.losses, *taken.logged.values(), *gradients, *tensors]
+    return [taken.losses, *taken.logged.values(), *whole(taken.gradients), *tensors]
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:

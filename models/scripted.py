@@ -25,9 +25,18 @@ def scripted(graph: GraphModule) -> Function:
     What the interpreter does not know stays in Python.
     """
     try:
-        call = torch._C._create_function_from_graph("step", _Writer(graph).written())
+        return program(graph)
     except (RuntimeError, TypeError):
         return torch.no_grad()(graph.forward)
+
+
+def program(graph: GraphModule) -> Function:
+    """The same, or an error.
+
+    Raises:
+        RuntimeError, TypeError: if there is an operation or an argument that the interpreter does not know.
+    """
+    call = torch._C._create_function_from_graph("program", _Writer(graph).written())
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
         # What torch would make faster after two calls is rounded otherwise than in these.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,37 +13,8 @@ from torch import Tensor
 
 from models import optimizers
 from models.config import TrainConfig
-
-Setting = float | Tensor
-"""One number for all members, or a tensor [N]: a plain number makes a step faster."""
-
-
-class Product(NamedTuple):
-    """A gradient that has not been multiplied out: of a linear layer, say, what went in and what came back."""
-
-    left: Tensor
-    """Shape [N, a, b]."""
-    right: Tensor
-    """Shape [N, b, c]."""
-    swapped: bool
-    """Whether the gradient is [N, c, a] instead of [N, a, c]."""
-
-    def whole(self) -> Tensor:
-        """The gradient."""
-        return self.turned(torch.bmm(self.left, self.right))
-
-    def turned(self, tensor: Tensor) -> Tensor:
-        """A tensor of the gradient's shape in that of the product, or the other way round."""
-        return tensor.transpose(1, 2) if self.swapped else tensor
-
-
-Gradient = Tensor | Product | None
-"""Of one stacked parameter; None where the step does not use it."""
-
-
-def whole(gradients: Sequence[Gradient]) -> list[Tensor | None]:
-    """Gradients multiplied out."""
-    return [gradient.whole() if isinstance(gradient, Product) else gradient for gradient in gradients]
+from models.gradients import Gradient, Product
+from models.updates import Now, Setting, Update
 
 
 def stack(kind: str, parameters: Sequence[Tensor], configs: Sequence[TrainConfig]) -> StackedOptimizer:
@@ -56,13 +27,16 @@ class StackedOptimizer(abc.ABC):
 
     slots: tuple[str, ...] = ()
     """torch's names of the tensors that it keeps for each parameter."""
+    arguments: tuple[str, ...] = ()
+    """torch's names of the settings that its formula uses, beside the decay of the weights."""
     counts_steps = True
     """Whether torch keeps the number of steps beside them."""
 
     def __init__(self, parameters: Sequence[Tensor], configs: Sequence[TrainConfig]) -> None:
         self.parameters = parameters
         self.settings = [{**optimizers.arguments(c.optimizer), **c.optimizer_args} for c in configs]
-        self.weight_decay = self._setting([c.weight_decay for c in configs])
+        self.constants = {"weight_decay": self._setting([c.weight_decay for c in configs])}
+        self.constants |= {name: self._setting([own[name] for own in self.settings]) for name in self.arguments}
         self.state = [{slot: torch.zeros_like(p) for slot in self.slots} for p in parameters]
         self.steps: NDArray[np.float64] = np.zeros(len(configs))
         self.touched = [False] * len(parameters)
@@ -70,20 +44,24 @@ class StackedOptimizer(abc.ABC):
     def step(self, gradients: Sequence[Gradient], rates: NDArray[np.float64]) -> None:
         """One step of every member, at rates [N]. A parameter without gradient stays as it is, as in torch."""
         self.steps += 1
-        rate = self.vector(rates)
-        for index, gradient in enumerate(gradients):
-            if gradient is not None:
-                self.touched[index] = True
-                self.update_by(self.parameters[index], gradient, rate, **self.state[index])
+        self.touched = [old or new is not None for old, new in zip(self.touched, gradients, strict=True)]
+        update = Update(self.parameters, self.state, gradients, {**self.constants, **self.numbers(rates)})
+        if self.parameters[0].device.type == "cpu":
+            update.apply_as_program(type(self).__name__, self.update_by)
+        else:
+            update.apply(self.update_by)
 
-    def update_by(self, parameter: Tensor, gradient: Tensor | Product, rate: Tensor, **state: Tensor) -> None:
+    def numbers(self, rates: NDArray[np.float64]) -> dict[str, Tensor]:
+        """What of a formula changes from step to step, [N] each; the step is counted already."""
+        return {"rate": self.vector(rates)}
+
+    def update_by(self, parameter: Tensor, gradient: Tensor | Product, now: Now, **state: Tensor) -> None:
         """`update`, of a gradient that may not have been multiplied out."""
-        given = gradient.whole() if isinstance(gradient, Product) else gradient
-        self.update(parameter, given, rate, **state)
+        self.update(parameter, gradient.whole() if isinstance(gradient, Product) else gradient, now, **state)
 
     @abc.abstractmethod
-    def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
-        """Change one stacked parameter and its state in place."""
+    def update(self, parameter: Tensor, gradient: Tensor, now: Now, **state: Tensor) -> None:
+        """Change one stacked parameter and its state in place; of numbers, by those of `now` alone."""
 
     def kept(self, member: int) -> tuple[str, ...]:
         """The slots that torch would have filled for this member."""
@@ -111,10 +89,6 @@ class StackedOptimizer(abc.ABC):
         """Numbers of the members as a tensor [N], of the parameters' type and on their device."""
         return torch.as_tensor(np.asarray(values, dtype=np.float64)).to(self.parameters[0])
 
-    def named(self, name: str) -> Setting:
-        """An argument of the optimizer."""
-        return self._setting([settings[name] for settings in self.settings])
-
     def _setting(self, values: Sequence[float]) -> Setting:
         return float(values[0]) if len(set(values)) == 1 else self.vector(values)
 
@@ -123,84 +97,85 @@ class SGD(StackedOptimizer):
     """With momentum, Nesterov's too: that of Sutskever et al. 2013 in torch's form, the rate outside."""
 
     slots = ("momentum_buffer",)
+    arguments = ("momentum", "nesterov")
     counts_steps = False
-
-    def __init__(self, parameters: Sequence[Tensor], configs: Sequence[TrainConfig]) -> None:
-        super().__init__(parameters, configs)
-        self.momentum = self.named("momentum")
-        self.nesterov = self.named("nesterov")
-        nothing_else = all(isinstance(s, float) and not s for s in (self.nesterov, self.weight_decay))
-        self.only_momentum = self.momentum if isinstance(self.momentum, float) and nothing_else else None
 
     def kept(self, member: int) -> tuple[str, ...]:
         """No buffer without momentum."""
         return self.slots if self.settings[member]["momentum"] else ()
 
-    def update_by(self, parameter: Tensor, gradient: Tensor | Product, rate: Tensor, **state: Tensor) -> None:
+    def update_by(self, parameter: Tensor, gradient: Tensor | Product, now: Now, **state: Tensor) -> None:
         """Of a product, multiply and add to the momentum at once: the gradient itself is never in memory."""
-        if isinstance(gradient, Tensor) or self.only_momentum is None:
-            super().update_by(parameter, gradient, rate, **state)
+        momentum = now["momentum"]
+        nothing_else = all(isinstance(now[s], float) and not now[s] for s in ("nesterov", "weight_decay"))
+        if isinstance(gradient, Tensor) or not isinstance(momentum, float) or not nothing_else:
+            super().update_by(parameter, gradient, now, **state)
             return
         buffer = gradient.turned(state["momentum_buffer"])
-        torch.baddbmm(buffer, gradient.left, gradient.right, beta=self.only_momentum, out=buffer)
-        parameter.addcmul_(state["momentum_buffer"], as_tensor(rate, parameter), value=-1)
+        torch.baddbmm(buffer, gradient.left, gradient.right, beta=momentum, out=buffer)
+        parameter.addcmul_(state["momentum_buffer"], as_tensor(now["rate"], parameter), value=-1)
 
-    def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
+    def update(self, parameter: Tensor, gradient: Tensor, now: Now, **state: Tensor) -> None:
         """Change one stacked parameter and its state in place."""
-        gradient = decayed(gradient, parameter, self.weight_decay)
-        buffer = state["momentum_buffer"]
+        gradient = decayed(gradient, parameter, now["weight_decay"])
+        buffer, momentum, nesterov = state["momentum_buffer"], now["momentum"], now["nesterov"]
         # In one pass. From a buffer of zeros the first step is the gradient, as in torch.
-        if isinstance(self.momentum, float):
-            torch.add(gradient, buffer, alpha=self.momentum, out=buffer)
+        if isinstance(momentum, float):
+            torch.add(gradient, buffer, alpha=momentum, out=buffer)
         else:
-            torch.addcmul(gradient, buffer, as_tensor(self.momentum, parameter), out=buffer)
+            torch.addcmul(gradient, buffer, as_tensor(momentum, parameter), out=buffer)
         change = buffer
-        if not isinstance(self.nesterov, float) or self.nesterov:
-            ahead = torch.addcmul(gradient, buffer, as_tensor(self.momentum, parameter))
+        if not isinstance(nesterov, float) or nesterov:
+            ahead = torch.addcmul(gradient, buffer, as_tensor(momentum, parameter))
             # Chosen, not multiplied by 0 or 1: what is not a number in one form must not reach the other.
-            change = torch.where(as_tensor(self.nesterov, parameter) > 0, ahead, buffer)
-        parameter.addcmul_(change, as_tensor(rate, parameter), value=-1)
+            change = torch.where(as_tensor(nesterov, parameter) > 0, ahead, buffer)
+        parameter.addcmul_(change, as_tensor(now["rate"], parameter), value=-1)
 
 
 class Adam(StackedOptimizer):
     """Kingma & Ba 2015, weight decay being a term of the gradient."""
 
     slots = ("exp_avg", "exp_avg_sq")
+    arguments = ("beta1", "beta2", "epsilon")
 
     def __init__(self, parameters: Sequence[Tensor], configs: Sequence[TrainConfig]) -> None:
         super().__init__(parameters, configs)
-        self.beta1, self.beta2, self.epsilon = (self.named(name) for name in ("beta1", "beta2", "epsilon"))
         self.betas = np.array([[float(s[name]) for s in self.settings] for name in ("beta1", "beta2")])
 
-    def step(self, gradients: Sequence[Gradient], rates: NDArray[np.float64]) -> None:
-        """One step of every member, at rates [N]."""
-        # Both corrections go into one factor [N] of the rate and one of epsilon: fewer passes over the parameters.
-        first, second = 1 - self.betas ** (self.steps + 1)
-        self.rate = self.vector(rates)
-        self.shrunk_epsilon = self.vector(np.sqrt(second)) * self.epsilon
-        super().step(gradients, rates * np.sqrt(second) / first)
+    def numbers(self, rates: NDArray[np.float64]) -> dict[str, Tensor]:
+        """Both corrections in one factor of the rate and one of epsilon: fewer passes over the parameters."""
+        first, second = 1 - self.betas**self.steps
+        return {
+            "rate": self.vector(rates * np.sqrt(second) / first),
+            "epsilon": self.vector(np.sqrt(second)) * self.constants["epsilon"],
+        }
 
-    def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
+    def update(self, parameter: Tensor, gradient: Tensor, now: Now, **state: Tensor) -> None:
         """Change one stacked parameter and its state in place."""
-        gradient = self.decay(parameter, gradient)
+        gradient = self.decay(parameter, gradient, now)
         mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(gradient, as_tensor(1 - self.beta1, parameter))
-        moving_square(square, gradient, self.beta2)
-        change = mean / square.sqrt().add_(on(self.shrunk_epsilon, parameter))
-        parameter.addcmul_(change, as_tensor(rate, parameter), value=-1)
+        mean.lerp_(gradient, as_tensor(1 - now["beta1"], parameter))
+        moving_square(square, gradient, now["beta2"])
+        change = mean / square.sqrt().add_(on(now["epsilon"], parameter))
+        parameter.addcmul_(change, as_tensor(now["rate"], parameter), value=-1)
 
-    def decay(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+    def decay(self, parameter: Tensor, gradient: Tensor, now: Now) -> Tensor:
         """The gradient to go on with."""
-        return decayed(gradient, parameter, self.weight_decay)
+        return decayed(gradient, parameter, now["weight_decay"])
 
 
 class AdamW(Adam):
     """Loshchilov & Hutter 2019: weights decay apart from the gradient, at the rate of the step."""
 
-    def decay(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+    def numbers(self, rates: NDArray[np.float64]) -> dict[str, Tensor]:
+        """The rate of the decay too."""
+        return super().numbers(rates) | {"plain_rate": self.vector(rates)}
+
+    def decay(self, parameter: Tensor, gradient: Tensor, now: Now) -> Tensor:
         """The gradient as it is: the parameters have decayed."""
-        if not isinstance(self.weight_decay, float) or self.weight_decay:
-            parameter.mul_(on(1 - self.rate * self.weight_decay, parameter))
+        decay = now["weight_decay"]
+        if not isinstance(decay, float) or decay:
+            parameter.mul_(on(1 - now["plain_rate"] * decay, parameter))
         return gradient
 
 
@@ -208,23 +183,21 @@ class RMSprop(StackedOptimizer):
     """Tieleman & Hinton 2012, in torch's form."""
 
     slots = ("square_avg", "momentum_buffer")
-
-    def __init__(self, parameters: Sequence[Tensor], configs: Sequence[TrainConfig]) -> None:
-        super().__init__(parameters, configs)
-        self.alpha, self.momentum, self.epsilon = (self.named(name) for name in ("alpha", "momentum", "epsilon"))
+    arguments = ("alpha", "momentum", "epsilon")
 
     def kept(self, member: int) -> tuple[str, ...]:
         """No buffer without momentum."""
         return self.slots if self.settings[member]["momentum"] else self.slots[:1]
 
-    def update(self, parameter: Tensor, gradient: Tensor, rate: Tensor, **state: Tensor) -> None:
+    def update(self, parameter: Tensor, gradient: Tensor, now: Now, **state: Tensor) -> None:
         """Change one stacked parameter and its state in place."""
-        gradient = decayed(gradient, parameter, self.weight_decay)
-        moving_square(state["square_avg"], gradient, self.alpha)
-        change = gradient / state["square_avg"].sqrt().add_(on(self.epsilon, parameter))
-        if not isinstance(self.momentum, float) or self.momentum:
-            change = state["momentum_buffer"].mul_(on(self.momentum, parameter)).add_(change)
-        parameter.addcmul_(change, as_tensor(rate, parameter), value=-1)
+        gradient = decayed(gradient, parameter, now["weight_decay"])
+        moving_square(state["square_avg"], gradient, now["alpha"])
+        change = gradient / state["square_avg"].sqrt().add_(on(now["epsilon"], parameter))
+        momentum = now["momentum"]
+        if not isinstance(momentum, float) or momentum:
+            change = state["momentum_buffer"].mul_(on(momentum, parameter)).add_(change)
+        parameter.addcmul_(change, as_tensor(now["rate"], parameter), value=-1)
 
 
 STACKED: Mapping[str, Callable[[Sequence[Tensor], Sequence[TrainConfig]], StackedOptimizer]] = {

@@ -10,9 +10,6 @@ import distributed  # noqa: E402, F401
 import pytorch_lightning  # noqa: E402, F401
 import torch  # noqa: E402, F401
 
-import models.memory  # noqa: E402
-import models.offspring  # noqa: E402
-import models.probes  # noqa: E402
 import search.worker  # noqa: E402, F401
 
 gc.freeze()
