@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,21 @@ from models.sources import MemoryBatches
 from models.streams import Streams
 from models.subset import SEED, train_subset, why_not
 from models.vmapped import Stack, Unfusable
+
+
+@dataclass(slots=True)
+class Course:
+    """What changes from step to step: to set an attribute of a module takes as long as a small operation of torch's."""
+
+    taken: int = 0
+    """Steps."""
+    stopping: bool = False
+    gradients: list[Gradient] = field(default_factory=list)
+    """Of the batches since the last step."""
+    losses: list[Tensor] = field(default_factory=list)
+    """[N] each, those that nobody has read."""
+    examples: list[int] = field(default_factory=list)
+    logged: dict[str, Tensor] = field(default_factory=dict)
 
 
 class TrialArray(pl.LightningModule):
@@ -68,13 +84,8 @@ class TrialArray(pl.LightningModule):
         limits = [member.config.gradient_clip for member in members]
         self.limits = self.optimizer.vector([np.inf if x is None else x for x in limits]) if any(limits) else None
         self.live = dict(enumerate(members))
-        self.stopping = False
-        self.taken = 0
+        self.course = Course()
         self.first_end = self._first_end()
-        self.gradients: list[Gradient] = []
-        self.losses: list[Tensor] = []
-        self.examples: list[int] = []
-        self.logged: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> None:
         """None of Lightning's kind: the array steps by itself."""
@@ -103,29 +114,29 @@ class TrialArray(pl.LightningModule):
     def _take(self, batch: Any, index: int, *, examples: int) -> None:
         """Forward and backward; the gradients of several batches may make one step."""
         pulse.beat()
-        losses, self.logged, new = self.steps.take(batch, index)
-        self.gradients = added(self.gradients, new) if self.gradients else new
-        self.losses.append(self._loss(losses))
-        self.examples.append(examples)
+        losses, self.course.logged, new = self.steps.take(batch, index)
+        self.course.gradients = added(self.course.gradients, new) if self.course.gradients else new
+        self.course.losses.append(self._loss(losses))
+        self.course.examples.append(examples)
 
     def _loss(self, losses: Tensor) -> Tensor:
         name = self.config.train_loss
         if name is None:
             return losses
-        if name not in self.logged:
+        if name not in self.course.logged:
             raise Unfusable(f"it logs no {name!r} in this training step")
-        return self.logged[name]
+        return self.course.logged[name]
 
     def _step(self, batches_done: int, count: int) -> None:
         """One optimizer step, and what follows from it."""
-        rates = self.rates[self.taken] * self.plateau
-        gradients, self.gradients = self.gradients, []
+        rates = self.rates[self.course.taken] * self.plateau
+        gradients, self.course.gradients = self.course.gradients, []
         due = [index for index, member in self.live.items() if member.conductor.is_point(member.step + 1)]
         with torch.no_grad():
             if due or self.limits is not None:
                 gradients = self._measured(gradients, due)
             self.optimizer.step(gradients, rates)
-        self.taken += 1
+        self.course.taken += 1
         for member in self.live.values():
             member.conductor.step += 1
         diverged = self._look(due, rates)
@@ -156,7 +167,7 @@ class TrialArray(pl.LightningModule):
         """Validate, and tell those whose evaluation this is."""
         self._stop_clocks()
         evaluated = self._validate(self.validation_batches, self.streams)
-        metrics = {name: values.tolist() for name, values in self.logged.items()} | evaluated
+        metrics = {name: values.tolist() for name, values in self.course.logged.items()} | evaluated
         for index in due:
             conductor = self.live[index].conductor
             conductor.evaluated({name: v[index] for name, v in metrics.items()}, rate=float(rates[index]))
@@ -181,11 +192,11 @@ class TrialArray(pl.LightningModule):
         """Let those go who are through: the others go on with the array, bitwise as if nobody had left."""
         left = count - batches_done
         conductors = [member.conductor for member in self.live.values()]
-        self.stopping = self.stopping or self.stop() or any(c.out_of_time(left) for c in conductors)
-        if not (self.stopping or diverged or self.taken >= self.first_end):
+        self.course.stopping = self.course.stopping or self.stop() or any(c.out_of_time(left) for c in conductors)
+        if not (self.course.stopping or diverged or self.course.taken >= self.first_end):
             return
         # Together, where all of them may: who pauses later would come to another place of the epoch.
-        pausing = self.stopping and all(c.may_pause(left) for c in conductors if c.status != "DIVERGED")
+        pausing = self.course.stopping and all(c.may_pause(left) for c in conductors if c.status != "DIVERGED")
         leaving = []
         for index, member in self.live.items():
             conductor = member.conductor
@@ -216,7 +227,7 @@ class TrialArray(pl.LightningModule):
 
     def _first_end(self) -> float:
         """After how many steps of the array somebody comes to the end of a segment."""
-        return self.taken + min((m.conductor.end - m.step for m in self.live.values()), default=np.inf)
+        return self.course.taken + min((m.conductor.end - m.step for m in self.live.values()), default=np.inf)
 
     def _validate_fit(self, through: Sequence[int]) -> None:
         """Validate on training examples too, for those who are through; the others never notice."""
@@ -236,10 +247,10 @@ class TrialArray(pl.LightningModule):
 
     def _read(self) -> None:
         """Tell everyone the losses since the last time: reading them waits for the device."""
-        rows = torch.stack(self.losses).tolist() if self.losses else []
+        rows = torch.stack(self.course.losses).tolist() if self.course.losses else []
         for index, member in self.live.items():
-            member.recorder.take_read([row[index] for row in rows], self.examples)
-        self.losses, self.examples = [], []
+            member.recorder.take_read([row[index] for row in rows], self.course.examples)
+        self.course.losses, self.course.examples = [], []
 
     def _start_clocks(self) -> None:
         for member in self.live.values():

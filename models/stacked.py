@@ -13,7 +13,8 @@ from torch import Tensor
 
 from models import optimizers
 from models.config import TrainConfig
-from models.gradients import Gradient, Product
+from models.gradients import Gradient, Product, kind_of
+from models.scripted import Function
 from models.updates import Now, Setting, Update
 
 
@@ -40,16 +41,22 @@ class StackedOptimizer(abc.ABC):
         self.state = [{slot: torch.zeros_like(p) for slot in self.slots} for p in parameters]
         self.steps: NDArray[np.float64] = np.zeros(len(configs))
         self.touched = [False] * len(parameters)
+        self._programs: dict[tuple[str, ...], Function | None] = {}
 
     def step(self, gradients: Sequence[Gradient], rates: NDArray[np.float64]) -> None:
         """One step of every member, at rates [N]. A parameter without gradient stays as it is, as in torch."""
         self.steps += 1
-        self.touched = [old or new is not None for old, new in zip(self.touched, gradients, strict=True)]
+        kinds = tuple(kind_of(gradient) for gradient in gradients)
         update = Update(self.parameters, self.state, gradients, {**self.constants, **self.numbers(rates)})
-        if self.parameters[0].device.type == "cpu":
-            update.apply_as_program(type(self).__name__, self.update_by)
-        else:
+        if kinds not in self._programs:
+            self.touched = [old or kind != "none" for old, kind in zip(self.touched, kinds, strict=True)]
+            on_cpu = self.parameters[0].device.type == "cpu"
+            self._programs[kinds] = update.program(type(self).__name__, self.update_by) if on_cpu else None
+        program = self._programs[kinds]
+        if program is None:
             update.apply(self.update_by)
+        else:
+            program(*update.tensors())
 
     def numbers(self, rates: NDArray[np.float64]) -> dict[str, Tensor]:
         """What of a formula changes from step to step, [N] each; the step is counted already."""

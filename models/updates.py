@@ -37,8 +37,11 @@ class Update:
             if gradient is not None:
                 formula(parameter, gradient, self.now, **state)
 
-    def apply_as_program(self, name: str, formula: Callable[..., None]) -> None:
-        """The same. The formula is known by its name, and by all that it may depend on but for lengths."""
+    def program(self, name: str, formula: Callable[..., None]) -> Function:
+        """What does the same to `tensors`, of any step with gradients of these kinds.
+
+        The formula is known by its name, and by all that it may depend on but for lengths.
+        """
         kinds = tuple(kind_of(gradient) for gradient in self.gradients)
         numbers = tuple((name, None if isinstance(one, Tensor) else one) for name, one in self.now.items())
         forms = tuple((parameter.ndim, parameter.dtype) for parameter in self.parameters)
@@ -48,7 +51,7 @@ class Update:
             while len(_programs) > KEPT:
                 _programs.popitem(last=False)
         _programs.move_to_end(key)
-        _programs[key](*self._tensors())
+        return _programs[key]
 
     def _written(self, formula: Callable[..., None]) -> Function:
         def step(*tensors: Tensor) -> Sequence[Tensor]:
@@ -56,9 +59,10 @@ class Update:
             update.apply(formula)
             return update.parameters[:1]
 
-        return scripted(trace(step, *(tensor.detach().clone() for tensor in self._tensors())))
+        return scripted(trace(step, *(tensor.detach().clone() for tensor in self.tensors())))
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
+        """All that it reads or changes."""
         numbers = [one for one in self.now.values() if isinstance(one, Tensor)]
         states = [tensor for state in self.states for tensor in state.values()]
         return [*numbers, *self.parameters, *states, *(part for one in self.gradients for part in tensors_of(one))]
