@@ -38,7 +38,7 @@ def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambd
     `fallback_reason`; where memory is short, half of them train at a time. Checkpoints are those of `train_segment`,
     and may come from there and go there.
     """
-    if len(segments) == 1:
+    if len(segments) == 1 and not segments[0].fused:
         return [train_segment(segments[0], stop=stop)]
     try:
         verdict = examine([segment.config for segment in segments])
@@ -50,7 +50,7 @@ def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambd
     except SystemExit as error:
         take_back_interrupt(error)
         reason = f"side by side: the code called sys.exit({error.code!r})"
-    if reason:
+    if reason or len(segments) == 1:
         return [_alone(segment, stop, reason) for segment in segments]
     # Outside the handler, whose traceback holds on to the memory that was too small.
     middle = len(segments) // 2
@@ -59,7 +59,9 @@ def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambd
 
 def _alone(segment: Segment, stop: Callable[[], bool], reason: str) -> SegmentResult:
     result = train_segment(segment, stop=stop)
-    return dataclasses.replace(result, tags={**result.tags, "fallback_reason": reason})
+    return dataclasses.replace(
+        result, tags={**result.tags, "fallback_reason": reason or "its array took too much memory"}
+    )
 
 
 def _together(segments: Sequence[Segment], verdict: Verdict, stop: Callable[[], bool]) -> list[SegmentResult]:

@@ -42,6 +42,8 @@ class Segment:
     """Whether the schedule is stretched over `until` instead of the whole training: it decays until there."""
     max_seconds: float | None = None
     """Seconds of training after which it ends at the next good place; None: no limit."""
+    fused: bool = False
+    """Whether it trains as the member of an array even where it is the only one: its steps are recorded there."""
     folder: str
     """Where it writes its checkpoint (path or fsspec URL)."""
 

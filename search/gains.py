@@ -19,8 +19,8 @@ FEWEST = 8
 """With fewer trials of a shape than this, an array gains less than its measurement takes."""
 PACKS_PER_SLOT = 4
 """Packs for each worker at least, if they need not be thinner than that: few wide ones would end far apart."""
-UNACCOMPANIED = "it was not packed with others of its shape"
-"""Why a trial trains alone that need not: it came too early or too late for others, or was tried again."""
+UNACCOMPANIED = "it came before arrays were measured, or was tried again"
+"""Why a trial trains alone that need not."""
 PROBE = "models.probes.array_gain"
 
 Kind = tuple[int, str]

@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from models.config import array_key
 from models.segment import Segment
 
-THINNEST = 2
-"""Segments that a pack is never split below: one alone is no array."""
-
 
 def pack(segments: Iterable[Segment], *, width: Callable[[Segment], int]) -> list[list[Segment]]:
     """Segments in packs that one task trains: those of one shape, at one step, up to the width that pays for them.
@@ -40,7 +37,7 @@ def spread(packs: Sequence[list[Segment]], count: int) -> list[list[Segment]]:
     while spread and len(spread) < count:
         widest = max(range(len(spread)), key=lambda index: len(spread[index]))
         segments = spread[widest]
-        if len(segments) < 2 * THINNEST:
+        if len(segments) == 1:
             break
         middle = len(segments) // 2
         spread[widest : widest + 1] = [segments[:middle], segments[middle:]]

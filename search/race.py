@@ -114,7 +114,7 @@ class Race:
         packs = spread(packs, executor.slots - executor.tasks)
         for segments in packs[:free]:
             self.running |= {segment.trial: segment for segment in segments}
-            executor.submit(segments)
+            executor.submit([replace(segment, fused=self.width_of(segment) > 1) for segment in segments])
         self.waiting = deque(segment for segments in packs[free:] for segment in segments)
 
     def promote(self) -> None:

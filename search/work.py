@@ -40,7 +40,7 @@ def run_segments(
     segments = [Segment.from_json(payload) for payload in payloads]
     # The watch begins behind the lock: who waits for its turn does not hang.
     with _training, watch(segments[0]), find(PUT_BACK)([segment.config for segment in segments]):
-        if function == TRAIN and len(segments) > 1:
+        if function == TRAIN and (len(segments) > 1 or segments[0].fused):
             return [result.to_json() for result in find(TRAIN_ARRAY)(segments, stop=_stop.is_set)]
         train = find(function)
         return [train(segment, stop=_stop.is_set).to_json() for segment in segments]

@@ -207,9 +207,9 @@ class Greedy(Plain):
 
 
 def width_of(x: Tensor) -> int:
-    """Members under vmap, 1 without."""
+    """Members under vmap, 0 without."""
     inner = torch._C._functorch
-    return int(inner.get_unwrapped(x).shape[0]) if inner.is_batchedtensor(x) else 1
+    return int(inner.get_unwrapped(x).shape[0]) if inner.is_batchedtensor(x) else 0
 
 
 # These may not: vmap refuses

@@ -350,9 +350,21 @@ def test_short_of_memory_half_of_the_trials_train_at_a_time(tmp_path: Path, monk
     assert [r.trial for r in results] == [0, 1, 2, 3]
 
 
-def test_one_trial_is_no_array(tmp_path: Path) -> None:
-    (result,) = train_array(segments([config()], tmp_path))
-    assert result.tags["tier"] == "solo" and "fallback_reason" not in result.tags
+def test_one_trial_is_an_array_only_where_it_is_to_be(tmp_path: Path) -> None:
+    (alone,) = train_array(segments([config()], tmp_path / "alone"))
+    assert alone.tags["tier"] == "solo" and "fallback_reason" not in alone.tags
+    (fused,) = train_array(segments([config()], tmp_path / "fused", fused=True))
+    assert (fused.tags["tier"], fused.tags["width"]) == ("array", "1")
+    assert difference(fused, alone) <= 1e-10
+
+
+def test_one_trial_whose_array_takes_too_much_memory_trains_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array_modules.Greedy, "limit", 0)
+    (result,) = train_array(segments([config(model="Greedy")], tmp_path, fused=True))
+    assert (result.status, result.tags["tier"]) == ("COMPLETE", "solo")
+    assert result.tags["fallback_reason"] == "its array took too much memory"
 
 
 @pytest.mark.parametrize("limit", [0.5, math.inf])
