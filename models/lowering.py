@@ -36,6 +36,8 @@ IN_PLACE: Mapping[Any, Any] = {
     aten.tanh.default: aten.tanh_.default,
 }
 """Operations and their forms that write into the first input."""
+MANY_CHANNELS = 8
+"""From so many on, images are turned before they are pooled: it takes less than half of the time, turning included."""
 THRESHOLD_IN_PLACE = aten.threshold_backward.grad_input
 """The same for what comes back through `relu`."""
 FEW_CLASSES = 64
@@ -51,6 +53,7 @@ def lower(graph: GraphModule) -> None:
         _share_equal(graph)
         _work_in_place(graph)
         _replace_softmax_of_few(graph)
+    _pool_across_channels(graph)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
 
@@ -197,6 +200,23 @@ SOFTMAX: Mapping[Any, Callable[[Callable[..., Node], Any], Node]] = {
     aten._log_softmax.default: _log_softmax,
     aten._log_softmax_backward_data.default: _log_softmax_backward,
 }
+
+
+def _pool_across_channels(graph: GraphModule) -> None:
+    """Where channels lie side by side in memory, torch pools several in one instruction, otherwise number by number."""
+    call = graph.graph.call_function
+    for node in _calls(graph, aten.max_pool2d_with_indices.default):
+        images = of(node.args[0])
+        if images is None or not images.is_contiguous() or images.shape[-3] < MANY_CHANNELS or images.ndim != 4:
+            continue
+        with graph.graph.inserting_before(node):
+            turned = call(aten.clone.default, (node.args[0],), {"memory_format": torch.channels_last})
+        node.args = (turned, *node.args[1:])
+        for part in list(node.users):
+            with graph.graph.inserting_after(part):
+                back = call(aten.clone.default, (part,), {"memory_format": torch.contiguous_format})
+            back.meta["val"] = part.meta["val"]
+            part.replace_all_uses_with(back, delete_user_cb=lambda user, back=back: user is not back)
 
 
 def products(graph: GraphModule, changing: Sequence[Node]) -> tuple[list[Any], list[str]]:

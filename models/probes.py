@@ -27,7 +27,7 @@ FIRST_WIDTH = 16
 """Trials in the array that is tried first."""
 BETTER = 0.05
 """A width is taken instead of half of it, or of twice it, if it makes a member's step this share faster."""
-WIDER, NARROWER = 4.0, 2.0
+WIDER, NARROWER = 8.0, 2.0
 """A wider array is tried if a step of this one is so much faster than its members' alone, at least: then little of it
 depends on the width. A narrower one, if it is at most so much faster. Each width takes about half a second to try."""
 SPARE = 2.0

@@ -28,6 +28,10 @@ RECOUNT = 3.0
 """Seconds between two counts of what MLflow lacks."""
 LATE = 10.0
 """Seconds after which it is worth saying that MLflow lacks something."""
+SHARE = 0.1
+"""Part of a core that sending may take while the search goes on. What comes in between goes in fewer, larger pieces."""
+LONGEST_PAUSE = 8.0
+"""Seconds between two passes at most, to keep to it."""
 FAREWELL = 5.0
 """Seconds that `close` waits for the request under way."""
 POLITENESS = 10
@@ -157,7 +161,9 @@ class Sync:
                     # MLflow's objects are here to stay: walking through them again and again took a fifth of the time.
                     gc.freeze()
                     work = Projection(ledger, writer, watch=self._watch)
+                began = time.thread_time()
                 self._pass(work)
+                spent = time.thread_time() - began
             except Exception as error:  # whatever it is, the search goes on, and so does the next try
                 self._complain(error)
                 self._rest(rest)
@@ -165,7 +171,7 @@ class Sync:
             else:
                 rest = 1.0
                 self._finish_pass(asked, work)
-                self._wait_for_news(ledger, asked, version)
+                self._wait_for_news(ledger, asked, version, pause=min(LONGEST_PAUSE, spent / SHARE - spent))
         if writer is not None:
             writer.close()
 
@@ -187,8 +193,10 @@ class Sync:
                 self._problem = f"MLflow refused {len(work.refused)} run(s), first {what}: {reason}"
             self._changed.notify_all()
 
-    def _wait_for_news(self, ledger: Ledger, asked: int, version: int) -> None:
+    def _wait_for_news(self, ledger: Ledger, asked: int, version: int, *, pause: float) -> None:
         with self._changed:
+            self._complete = time.monotonic()
+            self._changed.wait_for(lambda: self._stopping or self._hurry, pause)
             while not self._stopping and self._asked == asked and ledger.changes() == version:
                 self._changed.wait(POLL)
         self._complete = time.monotonic()
