@@ -87,9 +87,10 @@ class ArrayStep:
         losses, _ = self.stack.train(rows_of(self.columns, self.rows), 0, self.streams)
         gradients = torch.autograd.grad(losses.sum(), self.stack.trained)
         with torch.no_grad():
+            now = {**self.optimizer.constants, "rate": self.rate}
             for parameter, gradient, state in zip(self.stack.trained, gradients, self.optimizer.state, strict=True):
                 # Not `step`, which brings the rates from the host.
-                self.optimizer.update(parameter, gradient, self.rate, **state)
+                self.optimizer.update(parameter, gradient, now, **state)
 
     def take(self, steps: Sequence[int]) -> None:
         """Take these steps of the table: fill the buffers, on the device, and go."""

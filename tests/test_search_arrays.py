@@ -52,7 +52,7 @@ def test_trials_side_by_side_come_to_what_they_come_to_alone(tmp_path: Path) -> 
 
 def test_an_array_that_pauses_goes_on_packed_again_to_the_same_end(tmp_path: Path) -> None:
     made = space(
-        training={"epochs": 2, "precision": "64-true"}, batch_sizes=(64,), trials=4, refine=1, segment_seconds=0.02
+        training={"epochs": 2, "precision": "64-true"}, batch_sizes=(64,), trials=4, refine=1, segment_seconds=0.002
     )
     cut = by_place(raced(tmp_path / "cut", made, gains=WIDE))
     whole = by_place(raced(tmp_path / "whole", changed(made, segment_seconds=1000.0), gains=WIDE))
