@@ -6,10 +6,12 @@ import gc
 # time. Once frozen, they are not looked through by that of a worker either.
 gc.disable()
 
-import distributed  # noqa: E402, F401
 import pytorch_lightning  # noqa: E402, F401
 import torch  # noqa: E402, F401
 
+import models.memory  # noqa: E402
+import models.offspring  # noqa: E402
+import models.probes  # noqa: E402, F401
 import search.worker  # noqa: E402, F401
 
 gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -43,11 +44,13 @@ def test_a_worker_has_the_environment_of_its_driver_as_it_is_then(
         (pid,) = client.run(os.getpid).values()
         (method,) = client.run(multiprocessing.get_start_method).values()
         (heard,) = client.run(lambda: signal.getsignal(signal.SIGINT) is signal.SIG_IGN).values()
+        (collector,) = client.run(lambda: (gc.isenabled(), gc.get_freeze_count())).values()
         assert [worker.pid for worker in workers(os.getpid())] == [pid]
     assert found["SET_AFTER_THE_START"] == "yes"
     assert found["OMP_NUM_THREADS"] == "1"
     assert found.get("PYTHONSAFEPATH") == os.environ.get("PYTHONSAFEPATH")
     assert heard
+    assert collector[0] and collector[1] > 100_000, "all that it was forked with is left out, and what it makes is not"
     assert method == ("fork" if sys.version_info < (3, 14) else "spawn")
     assert not psutil.pid_exists(pid)
 
