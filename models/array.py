@@ -36,7 +36,7 @@ def train_array(segments: Sequence[Segment], *, stop: Callable[[], bool] = lambd
     Their configurations have one `array_key`, and they stand at the same place of an epoch (as those of one `from_step`
     do). What cannot train side by side trains alone, one after the other, with the reason as the tag
     `fallback_reason`; where memory is short, half of them train at a time. Checkpoints are those of `train_segment`,
-    and may come from there and go there.
+    and may come from there and go there. A single one is an array where it is `fused`, and trains alone otherwise.
     """
     if len(segments) == 1 and not segments[0].fused:
         return [train_segment(segments[0], stop=stop)]

@@ -144,12 +144,12 @@ class TrialArray(pl.LightningModule):
 
     def _measured(self, gradients: list[Gradient], due: Sequence[int]) -> list[Gradient]:
         """Take the norms of those that are evaluated, before clipping, and clip."""
-        out = whole(gradients)
-        norms = stacked.norms(out)
+        multiplied = whole(gradients)
+        norms = stacked.norms(multiplied)
         for index, norm in enumerate(norms.tolist() if due else ()):
             if index in due:
                 self.live[index].recorder.gradient_norm = norm
-        return gradients if self.limits is None else [*stacked.clipped(out, norms, self.limits)]
+        return gradients if self.limits is None else [*stacked.clipped(multiplied, norms, self.limits)]
 
     def _look(self, due: Sequence[int], rates: NDArray[np.float64]) -> bool:
         """See whether somebody has diverged, and evaluate the others where it is time to."""

@@ -207,7 +207,7 @@ def _pool_across_channels(graph: GraphModule) -> None:
     call = graph.graph.call_function
     for node in _calls(graph, aten.max_pool2d_with_indices.default):
         images = of(node.args[0])
-        if images is None or not images.is_contiguous() or images.shape[-3] < MANY_CHANNELS or images.ndim != 4:
+        if images is None or images.ndim != 4 or images.shape[1] < MANY_CHANNELS or not images.is_contiguous():
             continue
         with graph.graph.inserting_before(node):
             turned = call(aten.clone.default, (node.args[0],), {"memory_format": torch.channels_last})

@@ -15,6 +15,8 @@ from torch.fx import GraphModule, Node
 
 Function = Callable[..., Sequence[Tensor]]
 """Takes tensors and gives tensors."""
+NO_SCHEMA = "(no schema)"
+"""What a node of TorchScript says of an operation that is not known; otherwise it would fail when it is run."""
 MEMORY = {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2, torch.channels_last_3d: 3}
 """torch's numbers of the orders in which a tensor can lie in memory."""
 
@@ -78,11 +80,15 @@ class _Writer:
 
     def _called(self, node: Node) -> Any:
         """The result of an operation; a list where it has several."""
-        schema: Any = node.target._schema  # type: ignore[union-attr]
+        schema: Any = getattr(node.target, "_schema", None)
+        if schema is None:
+            raise TypeError(f"{node.target} is no operation of torch's")
         given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))
         given |= node.kwargs
         values = [self._value(given.get(a.name, a.default_value), a.type) for a in schema.arguments]
         call = self._graph.insertNode(self._graph.create(schema.name, values, len(schema.returns)))
+        if call.schema() == NO_SCHEMA:
+            raise TypeError(f"the interpreter does not know {schema.name!r} of such arguments")
         outputs = list(call.outputs())
         for output, returned in zip(outputs, schema.returns, strict=True):
             output.setType(returned.type)
