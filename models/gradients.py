@@ -37,6 +37,12 @@ def whole(gradients: Sequence[Gradient]) -> list[Tensor | None]:
     return [gradient.whole() if isinstance(gradient, Product) else gradient for gradient in gradients]
 
 
+def added(ones: Sequence[Gradient], others: Sequence[Gradient]) -> list[Gradient]:
+    """The sums of two gradients each, either of which there may not be."""
+    pairs = zip(whole(ones), whole(others), strict=True)
+    return [other if one is None else one if other is None else one + other for one, other in pairs]
+
+
 def kind_of(gradient: Gradient) -> str:
     """`none`, `tensor`, `product`, or `swapped`: a product with its last two dimensions swapped."""
     if isinstance(gradient, Product):

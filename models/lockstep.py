@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from models import pulse, stacked
 from models.fusion import Verdict
-from models.gradients import Gradient, whole
+from models.gradients import Gradient, added, whole
 from models.members import DTYPES, Member, batches_of_epoch
 from models.nests import batch_examples, each
 from models.places import solo_loops
@@ -266,12 +266,6 @@ def rate_table(members: Sequence[Member]) -> NDArray[np.float64]:
     rows = [member.conductor.rates[member.step :] for member in members]
     longest = max(map(len, rows))
     return np.array([row + row[-1:] * (longest - len(row)) for row in rows]).T.copy()
-
-
-def added(ones: Sequence[Gradient], others: Sequence[Gradient]) -> list[Gradient]:
-    """The sums of two gradients each, either of which there may not be."""
-    pairs = zip(whole(ones), whole(others), strict=True)
-    return [other if one is None else one if other is None else one + other for one, other in pairs]
 
 
 def batches_of_sizes(members: Sequence[Member]) -> Counter[int]:
