@@ -483,3 +483,32 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited for half a minute"
         time.sleep(0.01)
+
+
+class Busy(MemoryWriter):
+    """A store that costs processor time whenever something is logged."""
+
+    def log(self, run_id: str, **what: Any) -> None:
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            pass
+        super().log(run_id, **what)
+
+
+def test_sending_rests_after_each_pass_by_what_it_took_unless_someone_waits(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    sync = Sync(tmp_path, uri=None, home=tmp_path, writer=lambda uri, home: Busy())
+    sync.start()
+    assert sync.drain(30)
+    done = sync._passes
+    for step in range(10):
+        ledger.set_meta("results", {"result/value": float(step)})
+        sync.notify()
+        time.sleep(0.05)
+    # Each pass takes a fifth of a second, and nine times that is rested after it.
+    assert sync._passes - done <= 3
+    began = time.monotonic()
+    assert sync.drain(30)
+    assert time.monotonic() - began < 1.5
+    sync.close()
+    ledger.close()
