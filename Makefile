@@ -117,7 +117,8 @@ clean: ## Remove .venv and the caches; the studies under runs/ stay
 	@touch .venv/.installed $@
 
 # A pip that was interrupted can leave a package that it believes complete, and which no later pip repairs. So
-# .venv/.installing stands for as long as an installation has not ended well, and the next one starts afresh.
+# .venv/.installing stands for as long as an installation has not ended well, and the next one starts afresh. The code
+# here is compiled too: where PYTHONDONTWRITEBYTECODE is set, as in many images, every start would do it again.
 define install
 	set -e; \
 	command -v "$(PYTHON)" >/dev/null || { \
@@ -133,5 +134,6 @@ define install
 	.venv/bin/python -m pip install --no-input --disable-pip-version-check -c constraints.txt -e '$(1)' >.venv/pip.log 2>&1 || { \
 		tail -n 25 .venv/pip.log >&2; \
 		echo "The installation failed: see above, or .venv/pip.log. The next call starts afresh." >&2; exit 1; }; \
+	.venv/bin/python -m compileall -q models pipelines search tracking; \
 	rm .venv/.installing
 endef

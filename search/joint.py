@@ -29,21 +29,23 @@ class JointSpace:
     space: SearchSpace
     cells: Mapping[str, Cell] = field(init=False)
     sizes: list[int] = field(init=False)
+    _axes: dict[str, RangeConfig] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cells = {cell.name: cell for cell in self.space.cells()}
-        self.sizes = sorted(self.space.search.batch_sizes)
-
-    def axes(self) -> dict[str, RangeConfig]:
-        """The coordinates that every point has, but for axes of the grid with a single entry."""
         search = self.space.search
+        self.cells = {cell.name: cell for cell in self.space.cells()}
+        self.sizes = sorted(search.batch_sizes)
         every = {
             BATCH_SIZE: RangeConfig(low=0, high=len(self.sizes) - 1),
             OPTIMIZER: RangeConfig(values=list(search.optimizers)),
             SCHEDULE: RangeConfig(values=list(search.schedules)),
         }
         counts = {BATCH_SIZE: len(self.sizes), OPTIMIZER: len(search.optimizers), SCHEDULE: len(search.schedules)}
-        return {name: extent for name, extent in every.items() if counts[name] > 1}
+        self._axes = {name: extent for name, extent in every.items() if counts[name] > 1}
+
+    def axes(self) -> dict[str, RangeConfig]:
+        """The coordinates that every point has, but for axes of the grid with a single entry."""
+        return dict(self._axes)
 
     def cell_of(self, point: Mapping[str, Any]) -> Cell:
         """The cell that a point lies in."""

@@ -24,7 +24,7 @@ from search.joint import JointSpace
 from search.objectives import study_of
 from search.race import Race
 from search.resuming import restore
-from search.samplers import REMEMBERED, Known, remembered
+from search.samplers import REMEMBERED, SAMPLERS, Known, remembered
 from search.space import SearchSpace
 from search.trial import TrialConfig, recorded
 from search.tuning import ROUNDS, STARTUP, TuneStudy
@@ -129,6 +129,17 @@ def test_the_same_place_of_a_rate_is_another_rate_at_another_batch_size() -> Non
     point = {"schedule": "constant", "sgd.learning_rate": 0.5}
     rates = [joint.sampled({**point, "batch_size": index})["learning_rate"] for index in range(4)]
     assert rates == pytest.approx([0.025, 0.05, 0.1, 0.2], rel=0.01)
+
+
+def test_tpe_proposes_what_optunas_own_class_does() -> None:
+    optimizers = {"sgd": {"momentum": {"values": [0.0, 0.9]}}, "adamw": {"beta1": {"low": 0.8, "high": 0.99}}}
+    args = SAMPLERS["tpe"][1]
+
+    def asked(sampler: str, **given: Any) -> list[Mapping[str, Any]]:
+        study = TuneStudy(tuned(sampler=sampler, sampler_args=given, optimizers=optimizers))
+        return [trial.point for trial in raced(study, width=3)]
+
+    assert asked("tpe") == asked("optuna.samplers.TPESampler", **args)
 
 
 def test_arguments_are_asked_only_where_they_belong() -> None:
