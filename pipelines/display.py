@@ -29,9 +29,13 @@ REFRESH_SECONDS = 0.25
 class Display:
     """Shows a race; `watch` is called whenever something may have changed."""
 
-    def __init__(self, console: Console, *, note: Callable[[], str]) -> None:
+    def __init__(
+        self, console: Console, *, note: Callable[[], str], limit: Callable[[], float] = lambda: math.inf
+    ) -> None:
+        """`limit`: seconds after which the race is ended, however much is left of it."""
         self._console = console
         self._note = note
+        self._limit = limit
         self._started = time.monotonic()
         self._examples_before: int | None = None
         self._live: Live | None = None
@@ -87,8 +91,8 @@ class Display:
             parts.insert(2, f"{race.study.resting} waiting at a rung")
         if rate > 0:
             parts.append(f"{rate:,.0f} examples/s")
-        left = seconds_left(race)
-        if left is not None:
+        left = min(seconds_left(race), max(0.0, self._limit()))
+        if math.isfinite(left):
             parts.append(f"{clock(left)} left")
         note = self._note()
         return " · ".join([*parts, note] if note else parts)
@@ -154,15 +158,15 @@ def examples_done(race: Race) -> int:
     return ended + sum(segment.examples for segments in race.segments.values() for segment in segments)
 
 
-def seconds_left(race: Race) -> float | None:
-    """Time until the end if trials go on as they did at their batch size; None before the first has ended."""
+def seconds_left(race: Race) -> float:
+    """Time until the end if trials go on as they did at their batch size; infinite before the first has ended."""
     studies = list(race.study.cells.values())
     taken: dict[int, list[float]] = {}
     for study in studies:
         taken.setdefault(study.cell.batch_size, []).extend(share(r) for r in study.results.values())
     every = [seconds for values in taken.values() for seconds in values]
     if not every:
-        return None
+        return math.inf
     mean = sum(every) / len(every)
     left = 0.0
     for study in studies:

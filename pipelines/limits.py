@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Iterator
@@ -39,6 +40,12 @@ class Limits:
         """Seconds of search so far, earlier calls included."""
         return self._before + time.monotonic() - self._started
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until `search.seconds` ends the search; infinite where it is not set."""
+        limit = self._session.recipe.search.seconds
+        return math.inf if limit is None else limit - self.seconds
+
     def over(self, race: Race) -> bool:
         """Whether one is reached; once it is, it stays so."""
         if not self.setting:
@@ -75,7 +82,8 @@ class Limits:
         done = sum(len(cell.results) for cell in race.study.cells.values())
         cut = self.why or "interrupted"
         self._session.ledger.set_meta(ENDED, f"{done} of {race.study.planned} trials" if race.is_over else cut)
-        paused = {*race.running, *(segment.trial for segment in race.waiting)}
+        at_rungs = (number for number, segments in race.segments.items() if segments)
+        paused = {*race.running, *(segment.trial for segment in race.waiting), *at_rungs}
         self._session.ledger.set_meta(PAUSED, {str(number): cut for number in sorted(paused)})
 
     def sentence(self, race: Race) -> str:

@@ -136,7 +136,7 @@ def train(session: Session, race: Race, executor: Executor, *, survey: Survey | 
 
     session.ledger.set_meta(ENDED, "")
     session.ledger.set_meta(PAUSED, {})
-    with Display(session.console, note=lambda: note(session)) as display:
+    with Display(session.console, note=lambda: note(session), limit=lambda: limits.seconds_left) as display:
         try:
             race.run(
                 executor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,13 +77,21 @@ def test_speed_is_that_of_this_call_and_not_of_an_earlier_one(race: Race) -> Non
 
 
 def test_the_time_left_goes_by_what_trials_of_the_same_batch_size_took(race: Race) -> None:
-    assert seconds_left(race) is None
+    assert seconds_left(race) == math.inf
     tell(race, 2, value=0.5, wall_seconds=10.0)
     assert {trial.train.batch_size for trial in race.study.trials()} == {64}
     # 22 are left; those of the other batch size are taken to last as long, until one of them has ended.
     assert seconds_left(race) == pytest.approx(22 * 10.0)
     tell(race, 2, value=0.5, wall_seconds=1.0)
     assert seconds_left(race) == pytest.approx(10 * 10.0 + 10 * 1.0)
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(math.inf, "3:40 left"), (61.0, "1:01 left"), (-0.5, "0:00 left")])
+def test_no_more_time_is_left_than_the_limit_grants(limit: float, shown: str, race: Race) -> None:
+    limited = Display(Console(file=io.StringIO()), note=str, limit=lambda: limit)
+    assert ("left" in limited.headline(race)) == math.isfinite(limit)
+    tell(race, 2, value=0.5, wall_seconds=10.0)
+    assert limited.headline(race).endswith(shown)
 
 
 @pytest.mark.parametrize(

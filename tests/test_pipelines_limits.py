@@ -55,22 +55,28 @@ def session(folder: Path, *words: str) -> Iterator[tuple[Session, Race]]:
         yield made, race
 
 
-def train(race: Race, count: int, *, width: int = 1, seconds: float = 10.0) -> None:
-    """So many trials, asked and ended: the first is the best."""
+def train(race: Race, count: int, *, width: int = 1, seconds: float = 10.0, steps: int = 5) -> None:
+    """So many trials, asked and ended, or paused after fewer of their 5 steps: the first is the best."""
     for _ in range(count):
         trial = race.study.ask()
         assert trial is not None
         race.ledger.ask([trial.to_json()])
         race.trials[trial.number] = trial
         race.running[trial.number] = Segment(trial=trial.number, config=trial.train, folder=race.folder)
-        point = {"step": 5.0, "examples": 100.0, "epoch": 1.0, "seconds": 1.0, "val_loss": 1.0 + trial.number % 2}
+        point = {
+            "step": float(steps),
+            "examples": 100.0,
+            "epoch": 1.0,
+            "seconds": 1.0,
+            "val_loss": 1.0 + trial.number % 2,
+        }
         race.take(
             SegmentResult(
                 trial=trial.number,
                 from_step=0,
-                to_step=5,
+                to_step=steps,
                 total_steps=5,
-                status="COMPLETE",
+                status="COMPLETE" if steps == 5 else "PAUSED",
                 curve=[point],
                 examples=100,
                 wall_seconds=seconds,
@@ -156,6 +162,19 @@ def test_what_a_limit_or_a_signal_left_paused_says_so_until_it_goes_on(tmp_path:
         race.waiting.clear()
         Limits(made).note(race)
     assert {row["reason"] for row in trials_of(tmp_path)} == {None}
+
+
+def test_a_trial_that_waits_at_a_rung_is_paused_too_where_a_limit_ends_the_search(tmp_path: Path) -> None:
+    with session(tmp_path, "--search.seconds", "5", "--search.promotion.rule", "halving") as (made, race):
+        train(race, 1, steps=1)
+        assert race.study.resting == 1 and not race.waiting and not race.running
+        limits = Limits(made)
+        assert 0 < limits.seconds_left <= 5
+        made.ledger.set_meta(SPENT, 5.0)
+        limits = Limits(made)
+        assert limits.seconds_left <= 0 and limits.over(race)
+        limits.note(race)
+    assert [row["reason"] for row in trials_of(tmp_path)] == ["after 0:05 of search"]
 
 
 def test_an_array_takes_its_seconds_once_and_earlier_calls_count(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
     model = (data.space.get("model") or {}).get("init_args") or {}
     network = (model.get("network") or {}).get("class_path") if isinstance(model.get("network"), dict) else None
     source = str((data.space.get("data") or {}).get("class_path") or "").rpartition(".")[2]
-    running = analysis.statuses.get("RUNNING", 0)
+    running, state = analysis.statuses.get("RUNNING", 0), "paused" if data.ended else "still running"
     found = [
         ("study", data.name),
         ("task", " on ".join(part for part in (str(network or "").rpartition(".")[2], source) if part)),
@@ -145,7 +145,7 @@ def facts(analysis: Analysis) -> list[tuple[str, str]]:
             else "",
         ),
         ("budget", _budget(training)),
-        ("trials", f"{trials:,}" + (f", {running} still running" if running else "")),
+        ("trials", f"{trials:,}" + (f", {running} {state}" if running else "")),
         ("ended", data.ended),
         ("per cell", _per_cell(analysis)),
         ("diverged", words.share(analysis.statuses.get("DIVERGED", 0), trials)),
