@@ -15,7 +15,7 @@ from models.segment import SegmentResult
 from search.cell_study import TunedCell
 from search.config import PromotionConfig
 from search.foreseen import Course, foreseen
-from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
+from search.joint import BATCH_SIZE, OPTIMIZER, SCHEDULE, JointSpace, Point
 from search.placing import enqueued
 from search.prior_points import Priors
 from search.promotion import Rung
@@ -211,7 +211,7 @@ class TuneStudy(Study):
                 losses.append(sign * result.value)
             elif result is not None and result.status != "PRUNED":
                 continue
-            yield number, Course(str(trial.params[BATCH_SIZE]), losses)
+            yield number, Course(str(trial.params[SCHEDULE]), losses)
 
     def _result(self, trial: TrialConfig) -> TrialResult | None:
         return self.cells[trial.cell].results.get(trial.index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from models.train import train_segment
 from pipelines.display import rungs as rungs_line
 from search.config import LearningRateConfig, PromotionConfig
 from search.executors import SerialExecutor
+from search.foreseen import Course, foreseen
 from search.joint import JointSpace
 from search.objectives import study_of
 from search.race import Race
@@ -290,10 +290,12 @@ def test_a_sampler_sees_a_trial_that_waits_by_what_it_would_come_to(tmp_path: Pa
     assert ended and given_up and {known[number].state for number in ended | given_up} == {TrialState.COMPLETE}
     for number in ended:
         assert known[number].value == results[number]["value"]
-    # All of these trained on from the one rung alike: what the others would have won is one number.
-    fall = statistics.median(known[number].rungs[0] - known[number].value for number in ended)
+    whole = {number: Course("constant", [known[number].rungs[0], known[number].value]) for number in ended}
+    part = {number: Course("constant", [known[number].rungs[0]]) for number in given_up}
+    expected = foreseen({**whole, **part}, stages=2)
     for number in given_up:
-        assert known[number].rungs[0] - known[number].value == pytest.approx(fall)
+        assert known[number].value == pytest.approx(expected[number])
+        assert known[number].value < known[number].rungs[0]
 
 
 def figures(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
