@@ -83,7 +83,7 @@ def timeline_panel(analysis: Analysis) -> Panel:
         number=number,
         name=name,
         question=question,
-        sentence=_sentence(stretches),
+        sentence=_sentence(stretches, waits=_waits(analysis)),
         figures=[_figure(analysis, stretches, name)],
         notes=_notes(analysis, packs, stretches),
     )
@@ -132,13 +132,20 @@ def covered(spans: Iterable[Span]) -> float:
     return total
 
 
-def _sentence(stretches: Sequence[Work]) -> str:
+def _waits(analysis: Analysis) -> bool:
+    """Whether trainings may wait at rungs between their start and their end."""
+    search = analysis.data.space.get("search") or {}
+    return search.get("strategy") == "tune" and (search.get("promotion") or {}).get("rule") != "none"
+
+
+def _sentence(stretches: Sequence[Work], *, waits: bool) -> str:
     given = sum(len(one.workers) * (one.end - one.begin) for one in stretches)
     share = sum(one.busy for one in stretches) / given if given else 1.0
     most = max(len(one.workers) for one in stretches)
     took = sum(one.end - one.begin for one in stretches)
+    did = "trained or had trainings that waited" if waits else "trained"
     said = (
-        f"{words.count(most, 'worker')} trained for {100 * share:.0f} % of the {words.seconds(took)} between the first "
+        f"{words.count(most, 'worker')} {did} for {100 * share:.0f} % of the {words.seconds(took)} between the first "
         "start and the last end"
     )
     alone = stretches[-1].alone
@@ -148,6 +155,10 @@ def _sentence(stretches: Sequence[Work]) -> str:
 def _notes(analysis: Analysis, packs: Sequence[Pack], stretches: Sequence[Work]) -> list[str]:
     shown, trials = sum(pack.trials for pack in packs), len(analysis.data.trials)
     notes = [f"Each bar is one training: {words.count(shown, 'trial')} in {words.count(len(packs), 'bar')}."]
+    if _waits(analysis):
+        notes.append(
+            "A bar goes from a training's start to its end, on the worker that it ended on: waits at rungs are in it."
+        )
     if len(stretches) > 1:
         notes.append(
             f"The search ran in {len(stretches)} stretches, each with workers of its own; the pauses are left out."
