@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from tracking.analysis.data import StudyData
+from tracking.spans import Span
 
 S_MIN, E_MIN = 100.0, 12800.0
 """The critical batch size is 128."""
@@ -37,7 +38,15 @@ def study(
         "training": {"epochs": 10, "min_steps": 300, "weight_decay": 0.0, "seed": 0},
         "search": {"optimizers": {"sgd": {"momentum": 0.9}}, "trials": len(RATES), "seed": 0},
     }
-    return StudyData(name="made up", metrics=known, trials=trials, curves=curves, examples=EXAMPLES, space=space)
+    return StudyData(
+        name="made up",
+        metrics=known,
+        trials=trials,
+        curves=curves,
+        spans={row["number"]: [trained(row["number"] // len(RATES))] for row in trials},
+        examples=EXAMPLES,
+        space=space,
+    )
 
 
 def trial(
@@ -79,7 +88,6 @@ def trial(
         "optimizer": "sgd",
         "schedule": schedule,
         "learning_rate": 0.1 * size / 64 * factor,
-        **place(number // len(RATES)),
         "final_val_loss": values[-1],
         "best_step": curve[best]["step"],
         "best_examples": curve[best]["examples"],
@@ -88,7 +96,7 @@ def trial(
     return row, [] if lost else curve
 
 
-def place(array: int) -> dict[str, Any]:
+def trained(array: int) -> Span:
     """Two workers train the arrays, one of all rates for each size and schedule, in turns."""
-    started = BEGAN + (LASTED + WAITED) * (array // 2)
-    return {"worker": f"host:{array % 2}", "started": started, "ended": started + LASTED}
+    began = BEGAN + (LASTED + WAITED) * (array // 2)
+    return Span(began, began + LASTED, f"host:{array % 2}")

@@ -147,6 +147,7 @@ def test_tags_tell_what_a_trial_is_and_how_it_ended() -> None:
         "worker": "worker-1",
         "order": "exact",
         "tier": "cpu",
+        "regatta.spans": f'[[{STARTED + 3000}, {STARTED + 3007.5}, "worker-1"]]',
     }
 
 

@@ -25,9 +25,10 @@ from tracking.analysis.data import from_remote, load
 from tracking.analysis.study import analyse
 from tracking.files import announce_notes
 from tracking.ledger import Ledger
-from tracking.remote import Remote, fetch, pages
+from tracking.remote import Remote, fetch, pages, runs_of
 from tracking.runs import MlflowWriter
 from tracking.sending import push
+from tracking.spans import TAG
 from tracking.tables import write_tables
 
 pytestmark = QUIET
@@ -135,6 +136,28 @@ def test_figures_and_gaps_are_the_same_in_rows_table_frame_and_mlflow(folder: Pa
 def test_a_trial_began_and_ended_when_it_did(folder: Path, remote: Remote) -> None:
     ours, theirs = study_rows.trials(folder)[0], remote.trials[0]
     assert all(theirs[name] == pytest.approx(ours[name], abs=0.001, rel=0) for name in TIMES_OF_DAY)
+
+
+def test_when_and_where_trials_trained_is_known_to_the_last_bit(folder: Path, remote: Remote) -> None:
+    here = study_rows.spans(folder)
+    assert remote.spans == here and load(folder).spans == here == from_remote(remote).spans
+    # Two segments with a wait between them, none at all, and one that goes on.
+    assert [len(here.get(number, ())) for number in (0, 1, 2)] == [2, 0, 1]
+
+
+def test_a_run_of_an_earlier_version_trained_from_its_start_to_its_end(tmp_path: Path, writer: MlflowWriter) -> None:
+    with begin(tmp_path, "before spans") as ledger:
+        ledger.ask([asked(0)])
+        segments = [segment(0, 0, 40, status="PAUSED"), segment(0, 40, 60)]
+        ledger.record(segments[0].to_json())
+        ledger.record(segments[1].to_json(), result(segments))
+        push(ledger, writer)
+    client = mlflow.MlflowClient(writer.uri)
+    (run,) = runs_of(client, [writer.experiment_id], "tags.trial = '0'")
+    client.delete_tag(run.info.run_id, TAG)
+    begun = segments[0].started
+    (whole,) = fetch("before spans", uri=writer.uri, home=tmp_path).spans[0]
+    assert tuple(whole) == (begun, pytest.approx(begun + 122.5), "worker-1")
 
 
 def test_a_trial_that_runs_is_known_as_far_as_it_is(folder: Path, remote: Remote) -> None:

@@ -21,8 +21,9 @@ from tracking.report import key_figures, panels_of, words, write
 from tracking.report.drawing import Panel, batch_colours, log_ticks, plain, thinned
 from tracking.report.page import VEGA_LITE, render, vega_script
 from tracking.report.panels_steps import steps_panel
-from tracking.report.panels_timeline import Pack, covered, stretches_of
+from tracking.report.panels_timeline import Pack, covered, stretches_of, timeline_panel
 from tracking.report.verdict import facts, headline
+from tracking.spans import Span
 
 FULL = study()
 SMALL = study(sizes=(32,), schedules=("cosine",))
@@ -80,7 +81,7 @@ STUDIES = {
     ),
     "two targets": dataclasses.replace(study(easier_target=0.7), calibration=CALIBRATION),
     "an easier target alone in reach": study(sizes=(32, 64), target=1e-9, easier_target=0.7),
-    "no workers": with_rows(SMALL, worker=None, started=None, ended=None),
+    "no workers": dataclasses.replace(SMALL, spans={}),
     "no trials": dataclasses.replace(FULL, trials=[], curves={}, examples=None),
     "three trials": dataclasses.replace(FULL, trials=FULL.trials[:3]),
     "all running": dataclasses.replace(
@@ -233,6 +234,20 @@ def test_the_timeline_has_a_bar_for_every_array_and_says_how_busy_workers_were()
     assert len(bars) == 2 * len(SIZES) and {bar["trials"] for bar in bars} == {len(RATES)}
     assert (bars[0]["begin"], bars[-1]["end"]) == (0.0, (7 * LASTED + 6 * WAITED) / 60)
     assert panel.sentence == "2 workers trained for 91 % of the 11.5 min between the first start and the last end."
+
+
+def test_waits_at_rungs_are_not_in_the_timeline() -> None:
+    (row,) = FULL.trials[:1]
+    trained = [Span(100.0, 110.0, "a"), Span(150.0, 170.0, "b"), Span(180.0, 200.0, "a")]
+    data = dataclasses.replace(FULL, trials=[row], spans={row["number"]: trained})
+    panel = timeline_panel(analyse(data))
+    assert panel.sentence == (
+        "2 workers trained for 25 % of the 100 s between the first start and the last end; "
+        "for the last 30 s one of them worked alone."
+    )
+    bars = panel.figures[0].data["packs"]
+    assert [(bar["begin"], bar["end"], bar["worker"]) for bar in bars] == [(0, 10, "a"), (50, 70, "b"), (80, 100, "a")]
+    assert "1 trial in 3 bars" in panel.notes[0]
 
 
 def packs(*spans: tuple[str, float, float]) -> list[Pack]:

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tracking.runs import LONGEST, MetricPoint, RunStatus, legal_name
+from tracking.long_tags import parted
+from tracking.runs import MetricPoint, RunStatus, legal_name
+from tracking.spans import as_tags, spans_of
 
 Row = Mapping[str, Any]
 
@@ -80,7 +82,8 @@ def tags(row: Row, segments: Sequence[Row]) -> dict[str, str]:
     } | {name: _every(name, segments) for name in MACHINE}
     from_segments = {key: value for segment in segments for key, value in segment["tags"].items()}
     merged = {**from_segments, **last.get("tags", {}), **own}
-    return {legal_name(key): str(value) for key, value in merged.items() if value not in (None, "")}
+    known = {legal_name(key): str(value) for key, value in merged.items() if value not in (None, "")}
+    return known | as_tags(spans_of(segments))
 
 
 def _every(tag: str, segments: Sequence[Row]) -> str:
@@ -89,9 +92,7 @@ def _every(tag: str, segments: Sequence[Row]) -> str:
 
 def config_tags(config: Row) -> dict[str, str]:
     """All that a trial's training can be done again from, every number to the last bit."""
-    text, longest = json.dumps(config["train"]), LONGEST["tag"]
-    starts = range(0, len(text), longest)
-    return {CONFIG + (f".{index}" if index else ""): text[at : at + longest] for index, at in enumerate(starts)}
+    return parted(CONFIG, json.dumps(config["train"]))
 
 
 def params(config: Row) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tracking.files import MEASURED
 from tracking.projection import AXES, metric_key
 from tracking.rows import POINT_FIRST, TAGS, TO_TARGET, TOTALS, Row
 from tracking.runs import KEY, PARENT
+from tracking.spans import Span, from_tags
 
 PARALLEL = 8
 """Requests under way at once: every metric of every trial is one of its own, and a server is some way off."""
@@ -48,6 +49,8 @@ class Remote:
     """
     curves: list[Row]
     """As `tracking.rows.curves` gives them, but for infinities, which MLflow has as NaN."""
+    spans: Mapping[int, list[Span]]
+    """As `tracking.rows.spans` gives them; of runs by an earlier version, one from start to end."""
     metrics: Mapping[str, Any]
     """objective, direction, select, target, ..., as the recipe says them; what it leaves out is absent."""
     space: Mapping[str, Any]
@@ -84,9 +87,15 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
         points = _points(run, history, names)
         trials.append(_trial(run, points, flat, metrics) | _on_training_examples(run, names))
         curves += [{"trial": _number(run), **dict.fromkeys(POINT_FIRST), **point} for point in points]
-    name = parent.data.tags["study"]
-    trials = marked(trials, space, metrics)
-    return Remote(name=name, trials=trials, curves=curves, metrics=metrics, space=space, notes=notes)
+    return Remote(
+        name=parent.data.tags["study"],
+        trials=marked(trials, space, metrics),
+        curves=curves,
+        spans={number: found for number, found in map(_spans, runs) if found},
+        metrics=metrics,
+        space=space,
+        notes=notes,
+    )
 
 
 # -- requests
@@ -198,6 +207,14 @@ def _trial(run: Any, points: list[Row], flat: Mapping[str, str], metrics: Mappin
     if ended:
         known |= _chosen(points, result.get("best_step"), metrics["objective"])
     return {**{name: _parameter(name, params[name]) for name in _asked(flat, params)}, **known}
+
+
+def _spans(run: Any) -> tuple[int, list[Span]]:
+    info, tags = run.info, run.data.tags
+    found = from_tags(tags)
+    if not found and info.end_time and tags.get("worker"):
+        found = [Span(info.start_time / 1000, info.end_time / 1000, tags["worker"])]
+    return _number(run), found
 
 
 def _on_training_examples(run: Any, names: Mapping[str, str]) -> Row:

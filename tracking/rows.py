@@ -9,6 +9,7 @@ from typing import Any
 from tracking.analysis.convergence import FIGURES
 from tracking.analysis.objectives import marked
 from tracking.ledger import Ledger
+from tracking.spans import Span, spans_of
 
 Row = dict[str, Any]
 
@@ -57,6 +58,13 @@ def curves(folder: Path) -> list[Row]:
             for segment in ledger.segments(row["number"])
             for point in segment["curve"]
         ]
+
+
+def spans(folder: Path) -> dict[int, list[Span]]:
+    """When and where each trial trained, by number; those are left out that have not brought anything back."""
+    with Ledger.open(folder, create=False) as ledger:
+        found = {row["number"]: spans_of(ledger.segments(row["number"])) for row in ledger.trials()}
+    return {number: trained for number, trained in found.items() if trained}
 
 
 def _trial(row: Mapping[str, Any], paused: str | None) -> Row:

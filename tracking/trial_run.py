@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
 from tracking.client import connected, tracking_uri
+from tracking.long_tags import joined
 from tracking.projection import CONFIG
 from tracking.remote import RESULT, SEARCH_FIRST, history_of, pages, runs_of, search_run
 from tracking.runs import KEY, PARENT
@@ -115,7 +115,7 @@ def _check_kind(run: Any) -> None:
 
 
 def _config(run: Any) -> dict[str, Any]:
-    text = "".join(_parts(run.data.tags))
+    text = joined(CONFIG, run.data.tags)
     if not text:
         raise ValueError(
             f"the run {run.info.run_id} must have its configuration in the tag `{CONFIG}`, but it was written by an "
@@ -128,11 +128,6 @@ def _config(run: Any) -> dict[str, Any]:
             f"the tag `{CONFIG}` of the run {run.info.run_id} must be JSON, but it has been changed: {error}."
         ) from error
     return config
-
-
-def _parts(tags: Mapping[str, str]) -> Iterator[str]:
-    keys = chain([CONFIG], (f"{CONFIG}.{index}" for index in count(1)))
-    return (tags[key] for key in takewhile(tags.__contains__, keys))
 
 
 def _curve(history: Mapping[str, list[Any]]) -> dict[int, dict[str, float]]:

@@ -14,6 +14,7 @@ from tracking.analysis.convergence import INFEASIBLE
 from tracking.ledger import Ledger
 from tracking.remote import Remote
 from tracking.rows import Row
+from tracking.spans import Span
 
 NOTES = ("study", "metrics", "space", "probes", "bounds", "calibration", "verification", "ended", "too_large")
 """What is read of the ledger's notes."""
@@ -29,6 +30,8 @@ class StudyData:
     trials: Sequence[Row]
     curves: Mapping[int, Sequence[Row]]
     """Evaluations by trial number."""
+    spans: Mapping[int, Sequence[Span]] = field(default_factory=dict)
+    """When and where trials trained, by number."""
     examples: int | None
     """Size of the training set."""
     space: Mapping[str, Any]
@@ -114,6 +117,7 @@ def load(folder: Path) -> StudyData:
         metrics=notes["metrics"] or {"objective": "val_loss", "direction": "min"},
         trials=rows,
         curves=_by_trial(study_rows.curves(folder)),
+        spans=study_rows.spans(folder),
         examples=training_examples(rows),
         space=notes["space"] or {},
         **_noted(notes),
@@ -127,6 +131,7 @@ def from_remote(remote: Remote) -> StudyData:
         metrics=remote.metrics,
         trials=remote.trials,
         curves=_by_trial(remote.curves),
+        spans=remote.spans,
         examples=training_examples(remote.trials),
         space=remote.space,
         **_noted(remote.notes),

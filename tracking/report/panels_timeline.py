@@ -8,14 +8,11 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from tracking.analysis.data import is_number
+from tracking.analysis.data import StudyData
 from tracking.analysis.study import Analysis
 from tracking.report import drawing, words
 from tracking.report.drawing import Figure, Panel, Rows
-from tracking.rows import Row
-
-Span = tuple[float, float]
-"""Begin and end."""
+from tracking.spans import Span
 
 UNITS = ((7200.0, 3600.0, "hours"), (600.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 """From how many seconds on the axis has a unit, its seconds, its name."""
@@ -25,13 +22,13 @@ TALL, SLIM, MANY = 28, 12, 12
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Trials that began together on one worker: one training, alone or as an array."""
+    """Trials that trained together on one worker: one segment, alone or as an array."""
 
     worker: str
     batch_size: int
     begin: float
     end: float
-    """Unix seconds; a trial's end is that of its last segment, waits before it included."""
+    """Unix seconds."""
     trials: int
 
 
@@ -74,7 +71,7 @@ class Work:
 def timeline_panel(analysis: Analysis) -> Panel:
     """One bar for each training, by worker, over the time of the search."""
     number, name, question = "11", "timeline", "Were the workers kept busy?"
-    packs = packs_of(analysis.data.trials)
+    packs = packs_of(analysis.data)
     if not packs:
         lack = "No trial of this study says which worker trained it, from when to when."
         return Panel(number=number, name=name, question=question, sentence=lack)
@@ -83,27 +80,22 @@ def timeline_panel(analysis: Analysis) -> Panel:
         number=number,
         name=name,
         question=question,
-        sentence=_sentence(stretches, waits=_waits(analysis)),
+        sentence=_sentence(stretches),
         figures=[_figure(analysis, stretches, name)],
         notes=_notes(analysis, packs, stretches),
     )
 
 
-def packs_of(trials: Sequence[Row]) -> list[Pack]:
-    """The trainings of those trials that say when and where they ran, in the order in which they began."""
-    together: dict[tuple[float, str, int], list[Row]] = defaultdict(list)
-    for row in trials:
-        if is_number(row.get("started")) and is_number(row.get("ended")) and row.get("worker"):
-            together[row["started"], row["worker"], row["batch_size"]].append(row)
+def packs_of(data: StudyData) -> list[Pack]:
+    """The segments of those trials that say when and where they ran, in the order in which they began."""
+    together: dict[tuple[float, str, int], list[Span]] = defaultdict(list)
+    for row in data.trials:
+        for span in data.spans.get(row["number"], ()):
+            if span.worker:
+                together[span.begin, span.worker, row["batch_size"]].append(span)
     return [
-        Pack(
-            worker=worker,
-            batch_size=size,
-            begin=begin,
-            end=max(row["ended"] for row in rows),
-            trials=len(rows),
-        )
-        for (begin, worker, size), rows in sorted(together.items(), key=lambda entry: entry[0])
+        Pack(worker=worker, batch_size=size, begin=begin, end=max(span.end for span in spans), trials=len(spans))
+        for (begin, worker, size), spans in sorted(together.items(), key=lambda entry: entry[0])
     ]
 
 
@@ -123,7 +115,7 @@ def stretches_of(packs: Sequence[Pack]) -> list[Work]:
     return [Work(packs=one) for one in stretches]
 
 
-def covered(spans: Iterable[Span]) -> float:
+def covered(spans: Iterable[tuple[float, float]]) -> float:
     """Length of what intervals cover together."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
@@ -132,20 +124,13 @@ def covered(spans: Iterable[Span]) -> float:
     return total
 
 
-def _waits(analysis: Analysis) -> bool:
-    """Whether trainings may wait at rungs between their start and their end."""
-    search = analysis.data.space.get("search") or {}
-    return search.get("strategy") == "tune" and (search.get("promotion") or {}).get("rule") != "none"
-
-
-def _sentence(stretches: Sequence[Work], *, waits: bool) -> str:
+def _sentence(stretches: Sequence[Work]) -> str:
     given = sum(len(one.workers) * (one.end - one.begin) for one in stretches)
     share = sum(one.busy for one in stretches) / given if given else 1.0
     most = max(len(one.workers) for one in stretches)
     took = sum(one.end - one.begin for one in stretches)
-    did = "trained or had trainings that waited" if waits else "trained"
     said = (
-        f"{words.count(most, 'worker')} {did} for {100 * share:.0f} % of the {words.seconds(took)} between the first "
+        f"{words.count(most, 'worker')} trained for {100 * share:.0f} % of the {words.seconds(took)} between the first "
         "start and the last end"
     )
     alone = stretches[-1].alone
@@ -153,12 +138,11 @@ def _sentence(stretches: Sequence[Work], *, waits: bool) -> str:
 
 
 def _notes(analysis: Analysis, packs: Sequence[Pack], stretches: Sequence[Work]) -> list[str]:
-    shown, trials = sum(pack.trials for pack in packs), len(analysis.data.trials)
-    notes = [f"Each bar is one training: {words.count(shown, 'trial')} in {words.count(len(packs), 'bar')}."]
-    if _waits(analysis):
-        notes.append(
-            "A bar goes from a training's start to its end, on the worker that it ended on: waits at rungs are in it."
-        )
+    trials, shown = len(analysis.data.trials), sum(row["number"] in analysis.data.spans for row in analysis.data.trials)
+    notes = [
+        f"Each bar is a stretch of training, alone or side by side: {words.count(shown, 'trial')} in "
+        f"{words.count(len(packs), 'bar')}."
+    ]
     if len(stretches) > 1:
         notes.append(
             f"The search ran in {len(stretches)} stretches, each with workers of its own; the pauses are left out."
