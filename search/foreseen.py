@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 WEIGHT = 3
 """Trainings that what is taken of a line beforehand counts for: that its slope is 1, and a pool like the others."""
+FEW, PART = 1000, 0.05
+"""Up to so many trials lines are always found anew; of more, once this part of them has moved on."""
 
 
 class Course(NamedTuple):
@@ -43,37 +45,91 @@ class Line:
         return self.slope * before + self.intercepts.get(pool, self.intercept)
 
 
-def foreseen(courses: Mapping[int, Course], *, stages: int) -> dict[int, float]:
-    """The loss of each trial in the end: its own, or what lines from its last rung on come to.
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """All lines of a search, one after each rung."""
 
-    Trials without a finite last loss are left out; `stages` is how many losses a complete trial has.
-    """
-    scale, back = _scale(courses)
-    known = {
-        number: Course(pool, [scale(loss) if math.isfinite(loss) else loss for loss in losses])
-        for number, (pool, losses) in courses.items()
-        if losses and math.isfinite(losses[-1])
-    }
-    lines = [_line(known, stage) for stage in range(stages - 1)]
-    found: dict[int, float] = {}
-    for number, (pool, losses) in known.items():
-        loss = losses[-1]
-        for line in lines[len(losses) - 1 :]:
+    each: Sequence[Line]
+    logarithmic: bool
+    """Whether they are of logarithms."""
+
+    def end(self, course: Course) -> float | None:
+        """The loss of a trial in the end: its own, or what lines from its last rung on come to; None without any."""
+        pool, losses = course
+        if not losses or not math.isfinite(losses[-1]):
+            return None
+        if len(losses) > len(self.each):
+            return losses[-1]
+        loss = math.log(losses[-1]) if self.logarithmic else losses[-1]
+        for line in self.each[len(losses) - 1 :]:
             loss = line.after(pool, loss)
-        found[number] = back(loss) if len(losses) < stages else courses[number].losses[-1]
-    return found
+        return math.exp(loss) if self.logarithmic else loss
 
 
-def _scale(courses: Mapping[int, Course]) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """On which scale lines are straight, and the way back."""
-    every = (loss for course in courses.values() for loss in course.losses)
-    return (math.log, math.exp) if all(loss > 0 for loss in every) else (float, float)
+def lines_of(courses: Iterable[Course], *, stages: int) -> Lines:
+    """The lines that became of these; `stages` is how many losses a complete trial has."""
+    known = [(pool, losses) for pool, losses in courses if losses and math.isfinite(losses[-1])]
+    logarithmic = all(map(_is_positive, known))
+    scale = math.log if logarithmic else float
+    scaled = [Course(pool, [scale(loss) if math.isfinite(loss) else loss for loss in losses]) for pool, losses in known]
+    return Lines([_line(scaled, stage) for stage in range(stages - 1)], logarithmic)
 
 
-def _line(courses: Mapping[int, Course], stage: int) -> Line:
+class Outlook:
+    """What the trials of a search under way will come to.
+
+    Of many, the lines are found anew only once a part of the trials has moved on, and others are foreseen by the lines
+    as they are: a search of ten thousand trials does not look through all of them before every proposal.
+    """
+
+    def __init__(self, *, stages: int) -> None:
+        self._stages = stages
+        self._courses: dict[int, Course] = {}
+        self._lines = Lines([], logarithmic=True)
+        self._moved = 0
+        """Trials that have moved on since the lines were found."""
+        self.ends: dict[int, float] = {}
+        """The loss of each trial in the end, as far as it can be foreseen."""
+
+    def take(self, courses: Mapping[int, Course | None]) -> set[int]:
+        """Take in what these trials have come to (None: nothing that counts). Returns those foreseen anew."""
+        for number, course in courses.items():
+            if course is None:
+                self._courses.pop(number, None)
+            else:
+                self._courses[number] = course
+        self._moved += len(courses)
+        anew = set(courses)
+        if self._are_outdated(courses.values()):
+            self._lines = lines_of(self._courses.values(), stages=self._stages)
+            self._moved = 0
+            anew |= self._courses.keys()
+        for number in anew:
+            self._foresee(number)
+        return anew
+
+    def _are_outdated(self, courses: Iterable[Course | None]) -> bool:
+        few = len(self._courses) <= FEW or self._moved > PART * len(self._courses)
+        return few or (self._lines.logarithmic and not all(_is_positive(course) for course in courses if course))
+
+    def _foresee(self, number: int) -> None:
+        course = self._courses.get(number)
+        end = None if course is None else self._lines.end(course)
+        if end is None:
+            self.ends.pop(number, None)
+        else:
+            self.ends[number] = end
+
+
+def _is_positive(course: tuple[str, Sequence[float]]) -> bool:
+    """Whether logarithms of all its losses can be taken."""
+    return all(loss > 0 for loss in course[1])
+
+
+def _line(courses: Sequence[Course], stage: int) -> Line:
     """Least squares within the pools for the slope, medians for the intercepts, both drawn to what is taken before."""
     pools: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for pool, losses in courses.values():
+    for pool, losses in courses:
         if len(losses) > stage + 1 and math.isfinite(losses[stage + 1] - losses[stage]):
             pools[pool].append((losses[stage], losses[stage + 1]))
     if not pools:

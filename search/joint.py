@@ -30,10 +30,12 @@ class JointSpace:
     cells: Mapping[str, Cell] = field(init=False)
     sizes: list[int] = field(init=False)
     _axes: dict[str, RangeConfig] = field(init=False)
+    _at: dict[tuple[int, str, str], Cell] = field(init=False)
 
     def __post_init__(self) -> None:
         search = self.space.search
         self.cells = {cell.name: cell for cell in self.space.cells()}
+        self._at = {(cell.batch_size, cell.optimizer, cell.schedule): cell for cell in self.cells.values()}
         self.sizes = sorted(search.batch_sizes)
         every = {
             BATCH_SIZE: RangeConfig(low=0, high=len(self.sizes) - 1),
@@ -58,11 +60,7 @@ class JointSpace:
 
     def cell_at(self, *, batch_size: int, optimizer: str, schedule: str) -> Cell:
         """The cell of these entries of the grid."""
-        return next(
-            cell
-            for cell in self.cells.values()
-            if (cell.batch_size, cell.optimizer, cell.schedule) == (batch_size, optimizer, schedule)
-        )
+        return self._at[batch_size, optimizer, schedule]
 
     def axes_of(self, cell: Cell) -> Point:
         """What the points of a cell have as coordinates of the axes."""

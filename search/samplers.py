@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from heapq import nsmallest
 from itertools import islice
 from typing import Any, Literal
 
@@ -160,16 +161,20 @@ def check_sampler(name: str, args: Mapping[str, Any]) -> None:
 
 def remembered(known: Sequence[Known], *, maximize: bool) -> list[Known]:
     """The results that a sampler is given, in their order: those that run, and at most `REMEMBERED` that have ended."""
-    ended = [index for index, one in enumerate(known) if one.state is not TrialState.RUNNING]
-    if len(ended) <= REMEMBERED:
+    running = {index for index, one in enumerate(known) if one.state is TrialState.RUNNING}
+    if len(known) - len(running) <= REMEMBERED:
         return list(known)
     sign = -1.0 if maximize else 1.0
-    complete = [index for index in ended if known[index].state is TrialState.COMPLETE]
     # With `search.objectives`, `place` is the order; otherwise the value is.
-    keys = {index: (known[index].place or 0, sign * (known[index].value or 0.0), index) for index in complete}
-    best = set(sorted(complete, key=keys.__getitem__)[: REMEMBERED // 2])
-    kept = best | {*[index for index in ended if index not in best][len(best) - REMEMBERED :]}
-    return [one for index, one in enumerate(known) if index in kept or one.state is TrialState.RUNNING]
+    complete = [
+        (one.place or 0, sign * (one.value or 0.0), index)
+        for index, one in enumerate(known)
+        if one.state is TrialState.COMPLETE
+    ]
+    best = {index for *_, index in nsmallest(REMEMBERED // 2, complete)}
+    others = (index for index in reversed(range(len(known))) if index not in best and index not in running)
+    kept = running | best | {*islice(others, REMEMBERED - len(best))}
+    return [known[index] for index in sorted(kept)]
 
 
 def elsewhere(joint: JointSpace, *, seed: int, refused: Callable[[Point], bool]) -> list[Point]:

@@ -14,7 +14,7 @@ from models.seeds import derive
 from models.segment import SegmentResult
 from search.cell_study import TunedCell
 from search.config import PromotionConfig
-from search.foreseen import Course, foreseen
+from search.foreseen import Course, Outlook
 from search.joint import BATCH_SIZE, OPTIMIZER, SCHEDULE, JointSpace, Point
 from search.placing import enqueued
 from search.prior_points import Priors
@@ -69,6 +69,10 @@ class TuneStudy(Study):
         self._maximize = space.metrics.direction == "max"
         self._rungs = self._rungs_of(search.promotion)
         self._trials: dict[int, TrialConfig] = {}
+        self._outlook = Outlook(stages=self._rungs.stages)
+        self._views: dict[int, Known] = {}
+        self._stale: set[int] = set()
+        """Trials that have moved on since a sampler was told of them."""
         self._seen: set[str] = set()
         self._exhausted = False
         self._ahead: deque[Point] | None = None
@@ -90,8 +94,7 @@ class TuneStudy(Study):
         known = list(trials)
         for trial, _ in known:
             if trial.point and trial.cell in self.cells:
-                self._trials[trial.number] = trial
-                self._seen.add(identity(trial.point))
+                self._keep(trial)
         super().restore(known)
 
     def ask(self) -> TrialConfig | None:
@@ -178,40 +181,49 @@ class TuneStudy(Study):
         cell = self.cells[self.joint.cell_of(point).name]
         plain = self._trial(cell, phase, self.joint.sampled(point), point=point)
         trial = cell.asked[-1] = replace(plain, noted=attributes)
-        self._trials[trial.number] = trial
-        self._seen.add(identity(point))
+        self._keep(trial)
         return trial
+
+    def _keep(self, trial: TrialConfig) -> None:
+        self._trials[trial.number] = trial
+        self._stale.add(trial.number)
+        self._seen.add(identity(trial.point))
 
     def revise(self, trial: TrialConfig) -> None:
         """Put a trial in the place of the one of its number, which has not begun."""
         super().revise(trial)
         self._trials[trial.number] = trial
+        self._stale.add(trial.number)
 
     def _known(self) -> Iterator[Known]:
         """Every trial as its sampler is to see it, in the order of asking; before them, those of an earlier study."""
+        anew = self._outlook.take({number: self._course(self._trials[number]) for number in self._stale})
+        for number in sorted(anew):
+            self._views[number] = self._view(self._trials[number])
+        self._stale.clear()
         yield from self._earlier
-        sign = -1.0 if self._maximize else 1.0
-        coming = foreseen(dict(self._courses()), stages=self._rungs.stages)
-        for number, trial in self._trials.items():
-            result, losses = self._result(trial), enumerate(self._rungs.losses(number))
-            yield Known(
-                point=trial.point,
-                state=TrialState.COMPLETE if number in coming else state_of(result, waits=False),
-                value=sign * coming[number] if number in coming else None,
-                rungs={rung: sign * loss for rung, loss in losses if math.isfinite(loss)},
-                attributes=trial.noted,
-            )
+        yield from self._views.values()
 
-    def _courses(self) -> Iterator[tuple[int, Course]]:
-        """What trials have come to that are complete, or wait, or go on; those that broke off never will."""
+    def _view(self, trial: TrialConfig) -> Known:
         sign = -1.0 if self._maximize else 1.0
-        for number, trial in self._trials.items():
-            result, losses = self._result(trial), list(self._rungs.losses(number))
-            if result is not None and result.status == "COMPLETE" and result.value is not None:
-                losses.append(sign * result.value)
-            elif result is not None and result.status != "PRUNED":
-                continue
-            yield number, Course(str(trial.params[SCHEDULE]), losses)
+        end, losses = self._outlook.ends.get(trial.number), enumerate(self._rungs.losses(trial.number))
+        return Known(
+            point=trial.point,
+            state=state_of(self._result(trial), waits=False) if end is None else TrialState.COMPLETE,
+            value=None if end is None else sign * end,
+            rungs={rung: sign * loss for rung, loss in losses if math.isfinite(loss)},
+            attributes=trial.noted,
+        )
+
+    def _course(self, trial: TrialConfig) -> Course | None:
+        """What a trial has come to that is complete, or waits, or goes on; None of one that broke off, or is none."""
+        sign = -1.0 if self._maximize else 1.0
+        result, losses = self._result(trial), list(self._rungs.losses(trial.number))
+        if result is not None and result.status == "COMPLETE" and result.value is not None:
+            losses.append(sign * result.value)
+        elif result is not None and result.status != "PRUNED":
+            return None
+        return Course(str(trial.params[SCHEDULE]), losses)
 
     def _result(self, trial: TrialConfig) -> TrialResult | None:
         return self.cells[trial.cell].results.get(trial.index)
@@ -229,6 +241,7 @@ class TuneStudy(Study):
 
     def reaches(self, trial: TrialConfig, segments: Sequence[SegmentResult]) -> bool:
         """Take in what a trial has come to; whether it waits at a rung now."""
+        self._stale.add(trial.number)
         return self._rungs.reaches(trial, segments, self.space.metrics)
 
     def promoted(self, *, idle: bool) -> list[int]:
@@ -242,6 +255,7 @@ class TuneStudy(Study):
     def tell(self, trial: TrialConfig, result: TrialResult) -> None:
         """Take in a result."""
         super().tell(trial, result)
+        self._stale.add(trial.number)
         self._rungs.ended(trial, result)
 
     @property

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections.abc import Mapping
 
 import pytest
 
-from search.foreseen import WEIGHT, Course, foreseen
+from search.foreseen import FEW, PART, WEIGHT, Course, Outlook
+
+
+def foreseen(courses: Mapping[int, Course], *, stages: int) -> dict[int, float]:
+    """The end of each trial, from what all have come to."""
+    outlook = Outlook(stages=stages)
+    outlook.take(courses)
+    return outlook.ends
 
 
 def test_a_complete_trial_is_what_it_is() -> None:
@@ -76,3 +84,43 @@ def test_what_is_not_finite_is_left_out_and_says_nothing_of_others() -> None:
     broken = {0: Course("16", [math.inf]), 1: Course("16", []), 2: Course("16", [math.inf, 0.2])}
     found = foreseen({**broken, 3: Course("16", [0.5])}, stages=2)
     assert found == {2: 0.2, 3: 0.5}
+
+
+def halved(numbers: range, *, factor: float = 0.5) -> dict[int, Course]:
+    """Complete trials whose loss comes to this part of what it was at the rung."""
+    return {number: Course("16", [1 + number / 1000, factor * (1 + number / 1000)]) for number in numbers}
+
+
+def test_of_few_trials_lines_are_found_anew_with_each() -> None:
+    outlook = Outlook(stages=2)
+    outlook.take({**halved(range(100)), 100: Course("16", [1.0])})
+    before = outlook.ends[100]
+    assert outlook.take(halved(range(101, 300), factor=0.25)) >= {100}
+    assert outlook.ends[100] < 0.9 * before
+
+
+def test_of_many_trials_lines_stay_until_a_part_of_them_has_moved_on() -> None:
+    many = 2 * FEW
+    outlook = Outlook(stages=2)
+    outlook.take({**halved(range(many)), many: Course("16", [1.0])})
+    before = outlook.ends[many]
+    part = int(PART * many)
+    some = {number: Course("16", [1.0, 0.1]) for number in range(many + 1, many + part)}
+    assert outlook.take({**some, many + part: Course("16", [1.0])}) == {*some, many + part}
+    # The newcomer is foreseen as the one that has waited is.
+    assert outlook.ends[many] == outlook.ends[many + part] == before
+    assert many in outlook.take({number: Course("16", [1.0]) for number in range(3 * many, 3 * many + part)})
+    assert outlook.ends[many] == outlook.ends[many + part] != before
+
+
+def test_a_loss_without_a_logarithm_finds_lines_anew() -> None:
+    outlook = Outlook(stages=2)
+    outlook.take(halved(range(2 * FEW)))
+    assert len(outlook.take({2 * FEW: Course("16", [-1.0])})) == 2 * FEW + 1
+    assert outlook.ends[2 * FEW] < -0.5
+
+
+def test_a_trial_that_broke_off_is_foreseen_no_more() -> None:
+    outlook = Outlook(stages=2)
+    outlook.take({0: Course("16", [0.5]), 1: Course("16", [0.4])})
+    assert outlook.take({1: None}) >= {1} and outlook.ends == {0: 0.5}

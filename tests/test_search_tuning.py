@@ -19,7 +19,7 @@ from models.train import train_segment
 from pipelines.display import rungs as rungs_line
 from search.config import LearningRateConfig, PromotionConfig
 from search.executors import SerialExecutor
-from search.foreseen import Course, foreseen
+from search.foreseen import Course, Outlook
 from search.joint import JointSpace
 from search.objectives import study_of
 from search.race import Race
@@ -292,7 +292,9 @@ def test_a_sampler_sees_a_trial_that_waits_by_what_it_would_come_to(tmp_path: Pa
         assert known[number].value == results[number]["value"]
     whole = {number: Course("constant", [known[number].rungs[0], known[number].value]) for number in ended}
     part = {number: Course("constant", [known[number].rungs[0]]) for number in given_up}
-    expected = foreseen({**whole, **part}, stages=2)
+    outlook = Outlook(stages=2)
+    outlook.take({**whole, **part})
+    expected = outlook.ends
     for number in given_up:
         assert known[number].value == pytest.approx(expected[number])
         assert known[number].value < known[number].rungs[0]
