@@ -133,7 +133,7 @@ def _entry(study: CellStudy) -> Text:
 
 def leader(race: Race) -> str:
     """The best trial so far, in words."""
-    ranking = race.study.ranking()
+    ranking = race.study.leaders()
     if not ranking:
         return "no trial has ended yet"
     trial, result = ranking[0]

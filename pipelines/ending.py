@@ -14,6 +14,7 @@ from pipelines import fronts, reasons, results
 from pipelines.best_files import write_best
 from pipelines.session import Session, view
 from search.executors import Executor
+from search.expected import noted
 from search.export import export
 from search.objectives import ObjectiveStudy
 from search.probing import Found, probe
@@ -21,6 +22,7 @@ from search.pruning_audit import audit
 from search.race import Race
 from tracking.files import announce
 from tracking.fronts import note_front
+from tracking.rows import EXPECTED
 from tracking.tables import write_tables
 
 PATIENCE, AWAY, FAREWELL = 60.0, 15.0, 5.0
@@ -31,6 +33,8 @@ FILES = ("trials.csv", "curves.csv", "recipe.yaml", "best.yaml", "standalone")
 def conclude(session: Session, *, complete: bool) -> None:
     """Write the study's files, and print the table, what it says, and what to do next."""
     study, folder, console = session.study, session.folder, session.console
+    study.expect()
+    session.ledger.set_meta(EXPECTED, noted(study.expected))
     write_tables(folder)
     said = [*fronts.sentences(study), *filter(None, [reasons.told(study)])]
     if study.ranking():

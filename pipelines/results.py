@@ -38,6 +38,8 @@ def columns(study: Study) -> dict[str, Callable[[TrialConfig, TrialResult], str]
             continue
         found[_heading(name)] = lambda trial, _, name=name: _short(trial.params.get(name, ""))  # type: ignore[misc]
     found[metrics.objective] = lambda _, result: _short(result.value)
+    if study.expected:
+        found["expected"] = lambda trial, _: _short(study.expected[trial.number].value)
     for name in other_metrics(study.ranking(), metrics)[:2]:
         found[name] = lambda _, result, name=name: _short(result.best.get(name, ""))  # type: ignore[misc]
     found["trial"] = lambda trial, _: str(trial.number)
@@ -94,6 +96,8 @@ def sentences(study: Study) -> list[str]:
 
 def _best(study: Study, ranking: Sequence[Ranked]) -> str:
     trial, result = ranking[0]
+    if study.expected:
+        return _expected(study, ranking)
     text = f"Best: {_named(trial)} ({study.space.metrics.objective} {result.value:.4g}, trial {trial.number})"
     if len(ranking) < 2:
         return text + "."
@@ -101,6 +105,20 @@ def _best(study: Study, ranking: Sequence[Ranked]) -> str:
     gap = abs(_value(behind) - _value(result))
     return (
         f"{text}, {gap:.2g} ahead of {_named(second)}; each is a single run, and other seeds may rank them otherwise."
+    )
+
+
+def _expected(study: Study, ranking: Sequence[Ranked]) -> str:
+    """The same by what all trials together say; and what the best single value is worth."""
+    (trial, result), expected = ranking[0], study.expected
+    figure = f"{study.space.metrics.objective} {expected[trial.number].value:.4g}"
+    text = f"Best: {_named(trial)} ({figure} expected on a fresh seed; trial {trial.number} came to {result.value:.4g})"
+    lucky, best = study.leaders()[0]
+    if lucky.number == trial.number or lucky.number not in expected:
+        return f"{text}. `regatta verify` tries it on fresh seeds."
+    return (
+        f"{text}. The best value, {best.value:.4g} of trial {lucky.number}, is partly luck: "
+        f"{expected[lucky.number].value:.4g} is expected there. `regatta verify` tries the best on fresh seeds."
     )
 
 
@@ -164,6 +182,8 @@ def figures(study: Study) -> dict[str, float]:
         for status in {r.status for r in ended}
     }
     best = {"result/value": _value(study.ranking()[0][1])} if study.ranking() else {}
+    if study.expected:
+        best["result/expected"] = study.expected[study.ranking()[0][0].number].value
     return {
         **counts,
         "trials/all": float(len(ended)),

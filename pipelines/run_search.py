@@ -42,7 +42,7 @@ from search.room import look
 from search.study import Study
 from search.survey import Survey
 from tracking.place import study_folder
-from tracking.rows import PAUSED
+from tracking.rows import EXPECTED, PAUSED
 from tracking.tables import write_tables
 
 
@@ -135,7 +135,8 @@ def train(session: Session, race: Race, executor: Executor, *, survey: Survey | 
         display.watch(race)
 
     session.ledger.set_meta(ENDED, "")
-    session.ledger.set_meta(PAUSED, {})
+    for name in (PAUSED, EXPECTED):
+        session.ledger.set_meta(name, {})
     with Display(session.console, note=lambda: note(session), limit=lambda: limits.seconds_left) as display:
         try:
             race.run(

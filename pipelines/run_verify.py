@@ -22,6 +22,7 @@ from pipelines.studies import ledger_of, recipe_of
 from pipelines.workers import workers
 from search.checkpoints import discard
 from search.executors import Executor
+from search.expected import from_note
 from search.failure import SearchFailed
 from search.race import Race
 from search.resuming import restore
@@ -31,6 +32,7 @@ from search.verification import SEEDS, TOP, Verification, is_tested, on_test_spl
 from tracking.files import announce
 from tracking.ledger_file import driver_lock
 from tracking.place import existing_study
+from tracking.rows import EXPECTED
 from tracking.tables import write_rows, write_tables
 
 CSV = "verify.csv"
@@ -60,6 +62,7 @@ def verify(session: Session, *, top: int, seeds: int) -> int:
     searched, ledger = session.study, session.ledger
     aim(session)
     searched.restore(recorded(ledger.trials()))
+    searched.expected = from_note(ledger.meta(EXPECTED))
     race = Race(Verification(searched, top=top, seeds=seeds), ledger, str(session.folder / "verification"))
     restore(race)
     ledger.set_meta("status", "RUNNING")

@@ -88,6 +88,7 @@ class Outlook:
         self._lines = Lines([], logarithmic=True)
         self._moved = 0
         """Trials that have moved on since the lines were found."""
+        self._doubts: dict[int, float] = {}
         self.ends: dict[int, float] = {}
         """The loss of each trial in the end, as far as it can be foreseen."""
 
@@ -99,6 +100,7 @@ class Outlook:
             else:
                 self._courses[number] = course
         self._moved += len(courses)
+        self._doubts.clear()
         anew = set(courses)
         if self._are_outdated(courses.values()):
             self._lines = lines_of(self._courses.values(), stages=self._stages)
@@ -107,6 +109,31 @@ class Outlook:
         for number in anew:
             self._foresee(number)
         return anew
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether lines and doubts are of logarithms."""
+        return self._lines.logarithmic
+
+    def doubt(self, number: int) -> float:
+        """The mean squared error, on the lines' scale, of what is foreseen from as far as a trial has come.
+
+        As it was with those that are complete; 0 for one that is, and where none is.
+        """
+        stage = len(self._courses[number].losses)
+        if stage not in self._doubts:
+            self._doubts[stage] = self._doubt(stage)
+        return self._doubts[stage]
+
+    def _doubt(self, stage: int) -> float:
+        scale = math.log if self._lines.logarithmic else float
+        missed = [
+            scale(course.losses[-1]) - scale(end)
+            for course in self._courses.values()
+            if len(course.losses) == self._stages > stage and math.isfinite(course.losses[-1])
+            if (end := self._lines.end(Course(course.pool, course.losses[:stage]))) is not None
+        ]
+        return statistics.fmean(error**2 for error in missed) if missed else 0.0
 
     def _are_outdated(self, courses: Iterable[Course | None]) -> bool:
         few = len(self._courses) <= FEW or self._moved > PART * len(self._courses)

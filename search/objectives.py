@@ -178,7 +178,10 @@ class ObjectiveStudy(TuneStudy):
         reached = [max(loss, best) for loss, best in zip(score.losses, ideal, strict=True)]
         return distances([reached], among)[0] if score.arrived else math.inf
 
-    def ranking(self) -> list[Pair]:
+    def expect(self) -> None:
+        """Nothing: how objectives other than the metric differ from seed to seed is another matter."""
+
+    def leaders(self) -> list[Pair]:
         """The best trial of every cell that has one, best first: as `search.choose` says, which has the last word."""
         best: dict[str, Pair] = {}
         for trial, result in self._ordered():

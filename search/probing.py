@@ -47,7 +47,7 @@ def noise(study: Study, executor: Executor) -> Found:
 
 def sharpness(study: Study, executor: Executor) -> list[Found]:
     """At the end of every cell's best training."""
-    kept = [(trial, result) for trial, result in study.ranking() if result.checkpoint is not None]
+    kept = [(trial, result) for trial, result in study.leaders() if result.checkpoint is not None]
     found = executor.calls(SHARPNESS, [_finished(trial, result) for trial, result in kept])
     return [{"trial": trial.number, **one} for (trial, _), one in zip(kept, found, strict=True)]
 

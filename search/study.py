@@ -14,6 +14,7 @@ from models.config import MetricsConfig, TrainConfig
 from models.segment import SegmentResult
 from search.cell_study import CellStudy
 from search.criterion import Criterion
+from search.expected import Expectation
 from search.parts import divides, half, parts
 from search.promotion import Rung
 from search.space import Cell, SearchSpace
@@ -39,6 +40,8 @@ class Study:
         self._numbers = 0
         self._ranked: list[tuple[float, int, TrialResult]] = []
         """Complete trials, the best first."""
+        self.expected: Mapping[int, Expectation] = {}
+        """What complete trials' configurations come to on fresh seeds, by number, once that is worked out."""
 
     def aim(self, metrics: MetricsConfig) -> None:
         """Judge by these metrics: targets that were found after the study was laid out."""
@@ -215,8 +218,22 @@ class Study:
         """All trials asked, by number."""
         return sorted((trial for study in self.cells.values() for trial in study.asked), key=lambda trial: trial.number)
 
+    def expect(self) -> None:
+        """Work out what configurations are expected to come to; of a grid, whose cells are compared, nothing."""
+
     def ranking(self) -> list[tuple[TrialConfig, TrialResult]]:
-        """The best trial of every cell that has one, best first."""
+        """The trial of every cell to recommend, the best first: by what is expected of it, else by what it came to."""
+        if not self.expected:
+            return self.leaders()
+        known = [(trial, study.results[trial.index]) for study in self.cells.values() for trial in study.ended()]
+        judged = [pair for pair in known if pair[0].number in self.expected]
+        best: dict[str, tuple[TrialConfig, TrialResult]] = {}
+        for trial, result in sorted(judged, key=lambda pair: self.expected[pair[0].number].rank):
+            best.setdefault(trial.cell, (trial, result))
+        return list(best.values())
+
+    def leaders(self) -> list[tuple[TrialConfig, TrialResult]]:
+        """The trial of every cell with the best value, the best first."""
         sign = 1.0 if self.space.metrics.direction == "min" else -1.0
         best = [(trial, study.results[trial.index]) for study in self.cells.values() if (trial := study.best())]
         return sorted(best, key=lambda pair: (sign * _value(pair[1]), pair[0].number))
@@ -229,7 +246,7 @@ class Study:
 
     def keepers(self, count: int) -> list[TrialResult]:
         """Results whose checkpoints are still needed: the best ones of all, and until the end every cell's best."""
-        best = [result for _, result in self.ranking()]
+        best = [result for _, result in self.leaders()]
         return [*best, *(result for result in self.top(count) if result not in best)]
 
     def top(self, count: int) -> list[TrialResult]:

@@ -14,6 +14,7 @@ from models.seeds import derive
 from models.segment import SegmentResult
 from search.cell_study import TunedCell
 from search.config import PromotionConfig
+from search.expected import Seen, expectations
 from search.foreseen import Course, Outlook
 from search.joint import BATCH_SIZE, OPTIMIZER, SCHEDULE, JointSpace, Point
 from search.placing import enqueued
@@ -224,6 +225,23 @@ class TuneStudy(Study):
         elif result is not None and result.status != "PRUNED":
             return None
         return Course(str(trial.params[SCHEDULE]), losses)
+
+    def expect(self) -> None:
+        """Work it out from all trials; a trial of which that is known has a complete training."""
+        list(self._known())
+        outlook = self._outlook
+        self.expected = expectations(
+            {number: self._seen_at(number, end) for number, end in outlook.ends.items()},
+            self.joint.everything(),
+            logarithmic=outlook.logarithmic,
+            sign=-1.0 if self._maximize else 1.0,
+        )
+
+    def _seen_at(self, number: int, end: float) -> Seen:
+        trial = self._trials[number]
+        result = self._result(trial)
+        complete = result is not None and result.status == "COMPLETE"
+        return Seen(point=trial.point, loss=end, doubt=self._outlook.doubt(number), complete=complete)
 
     def _result(self, trial: TrialConfig) -> TrialResult | None:
         return self.cells[trial.cell].results.get(trial.index)

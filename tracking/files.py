@@ -15,7 +15,7 @@ ARTIFACT = "artifact:"
 """Notes whose key begins so name a file, relative to the study's folder; their value is its digest."""
 MEASURED = "notes.json"
 """What was noted of a study besides its trials, for a report from MLflow alone."""
-NOTED = ("probes", "bounds", "calibration", "verification", "ended", "too_large")
+NOTED = ("probes", "bounds", "calibration", "verification", "ended", "too_large", "expected")
 RECIPE = "recipe"
 """The note that holds the recipe itself."""
 

@@ -17,7 +17,7 @@ from tracking.analysis.objectives import marked
 from tracking.client import connected, tracking_uri
 from tracking.files import MEASURED
 from tracking.projection import AXES, metric_key
-from tracking.rows import POINT_FIRST, TAGS, TO_TARGET, TOTALS, Row
+from tracking.rows import EXPECTED, POINT_FIRST, TAGS, TO_TARGET, TOTALS, Row, with_expected
 from tracking.runs import KEY, PARENT
 from tracking.spans import Span, from_tags
 
@@ -89,7 +89,7 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
         curves += [{"trial": _number(run), **dict.fromkeys(POINT_FIRST), **point} for point in points]
     return Remote(
         name=parent.data.tags["study"],
-        trials=marked(trials, space, metrics),
+        trials=with_expected(marked(trials, space, metrics), notes.get(EXPECTED)),
         curves=curves,
         spans={number: found for number, found in map(_spans, runs) if found},
         metrics=metrics,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ TAGS = ("tier", "width", "fallback_reason", "time_mode", "gap_reason")
 no generalization gap."""
 METRICS = ("best", "final", "fit", "gap")
 """What a result has of each metric."""
+EXPECTED = "expected"
+"""The note of what complete trials' configurations are expected to come to on a fresh seed: number to the value, one
+standard error worse than that, and what it is ranked by, smaller first."""
 PAUSED = "paused"
 """The note of the trials that a call has left in the middle of their training: number to why; empty while one runs."""
 POINT_FIRST = ("step", "examples", "epoch", "seconds", "learning_rate")
@@ -38,12 +41,22 @@ def trials(folder: Path) -> list[Row]:
     the training set, and `gap_*` is `final_*` less `fit_*`. `*_to_target` are None for a trial that never arrived;
     `hit_after` is the step of the evaluation before, `censoring` says why it did not. `reason` says why a trial came to
     nothing; while it is paused, why, until it goes on. Times of day are Unix seconds.
-    With several objectives, `front` says whether none is better in all of them.
+    With several objectives, `front` says whether none is better in all of them; of a search for the best alone,
+    `expected` is what a complete trial's configuration is expected to come to on a fresh seed, and `expected_bound` is
+    one standard error worse.
     """
     with Ledger.open(folder, create=False) as ledger:
         paused = ledger.meta(PAUSED) or {}
         rows = [_trial(row, paused.get(str(row["number"]))) for row in ledger.trials()]
-        return marked(rows, ledger.meta("space"), ledger.meta("metrics"))
+        return with_expected(marked(rows, ledger.meta("space"), ledger.meta("metrics")), ledger.meta(EXPECTED))
+
+
+def with_expected(rows: Sequence[Row], expected: Mapping[str, Sequence[float]] | None) -> list[Row]:
+    """The rows with what is expected of them, where anything is known of that."""
+    if not expected:
+        return list(rows)
+    names = ("expected", "expected_bound")
+    return [{**row, **dict(zip(names, expected.get(str(row["number"]), (None, None)), strict=False))} for row in rows]
 
 
 def curves(folder: Path) -> list[Row]:

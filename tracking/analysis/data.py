@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from tracking import rows as study_rows
 from tracking.analysis.convergence import INFEASIBLE
+from tracking.analysis.curves import loss
 from tracking.ledger import Ledger
 from tracking.remote import Remote
 from tracking.rows import Row
@@ -97,10 +98,23 @@ class StudyData:
         return a < b if self.direction == "min" else a > b
 
     def best(self, rows: Sequence[Row]) -> Row | None:
-        """The row with the best finite value; ties go to the lower number."""
-        sign = 1 if self.direction == "min" else -1
+        """The row to recommend: by what is expected of it on a fresh seed, where that is known, else by its value.
+
+        Only finite values count; ties go to the lower number.
+        """
         judged = [row for row in rows if counts(row)]
-        return min(judged, key=lambda row: (sign * row["value"], row["number"]), default=None)
+        known = [row for row in judged if is_number(row.get("expected"))] or judged
+        return min(known, key=lambda row: (self.rank(row), row["number"]), default=None)
+
+    def rank(self, row: Row) -> float:
+        """What a trial is judged by, smaller first: one standard error worse than expected, or its value."""
+        bound = row.get("expected_bound")
+        return loss(bound if is_number(bound) else row["value"], self.direction)
+
+    def figure(self, row: Row) -> float:
+        """The value that it is named with: what is expected of it, or its own."""
+        expected = row.get("expected")
+        return float(expected if is_number(expected) else row["value"])
 
 
 def load(folder: Path) -> StudyData:

@@ -70,7 +70,7 @@ class Analysis:
     @property
     def ranked(self) -> list[CellResult]:
         """Cells with a result, the best first."""
-        judged = [(loss(cell.best["value"], self.data.direction), cell) for cell in self.cells if cell.best is not None]
+        judged = [(self.data.rank(cell.best), cell) for cell in self.cells if cell.best is not None]
         return [cell for _, cell in sorted(judged, key=lambda pair: pair[0])]
 
     @property

@@ -42,11 +42,14 @@ def finalists_panel(analysis: Analysis) -> Panel:
     first = analysis.ranked[0]
     assert first.best is not None, "a ranked cell has a best trial"
     shown = analysis.ranked[:FINALISTS]
-    heads = ["batch size", "method", "learning rate", f"best {analysis.data.objective}", "behind by"]
+    expects = is_number(first.best.get("expected"))
+    heads = ["batch size", "method", "learning rate", f"best {analysis.data.objective}"]
+    heads += ["expected on a fresh seed"] if expects else []
+    heads += ["behind by"]
     if analysis.data.target is not None:
         heads += ["steps to target", "time to target"]
     heads += ["training alone", "trial"]
-    rows = [_row(analysis, cell, first.best["value"]) for cell in shown]
+    rows = [_row(analysis, cell, expects=expects) for cell in shown]
     if analysis.verdicts:
         sentence = "On fresh seeds: " + "; ".join(f"against {v.against} {v.outcome}" for v in analysis.verdicts) + "."
         notes = [_verdict_note(verdict) for verdict in analysis.verdicts]
@@ -113,15 +116,17 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
     return words.number(mean, 4) + ("" if deviation is None else f" (SD {words.number(deviation, 2)})")
 
 
-def _row(analysis: Analysis, cell: CellResult, best: float) -> list[str]:
-    trial = cell.best or {}
+def _row(analysis: Analysis, cell: CellResult, *, expects: bool) -> list[str]:
+    trial, figure = cell.best or {}, analysis.data.figure
+    behind = abs(figure(trial) - figure(analysis.ranked[0].best or {}))
     record = next(record for record in cell.records if record.number == trial["number"])
     known = [
         f"{cell.batch_size:,}",
         cell.method,
         words.number(trial.get("learning_rate")),
         words.number(trial["value"], 4),
-        "–" if trial["value"] == best else words.number(abs(trial["value"] - best)),
+        *([words.number(trial.get("expected"), 4)] if expects else []),
+        words.number(behind) if behind else "–",
     ]
     step = cell.step_seconds
     if analysis.data.target is not None:

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from tracking.analysis.data import StudyData, is_number
+from tracking.analysis.curves import loss
+from tracking.analysis.data import StudyData, counts, is_number
 from tracking.analysis.importance import importances
 from tracking.analysis.rungs import is_tune, promotion_of, rung_results
 from tracking.analysis.study import Analysis
 from tracking.report import words
 from tracking.report.panels_importance import importance_sentence
 from tracking.report.panels_promotion import promotion_sentence
+from tracking.rows import Row
 
 
 def headline(analysis: Analysis) -> list[str]:
@@ -53,17 +55,29 @@ def _recommended(analysis: Analysis) -> str:
     rate = first.best.get("learning_rate")
     own = f"Use batch size {first.batch_size:,} with the schedule {first.schedule} and the optimizer {first.optimizer}"
     peak = f" at a peak learning rate of {words.number(rate)}" if is_number(rate) else ""
-    best = f"{analysis.data.objective} {words.number(first.best['value'])}, trial {first.best['number']}"
+    best = _came_to(analysis.data, first.best)
     if len(analysis.ranked) < 2:
         return f"{own}{peak}: {best}. No other cell has a result to compare it with."
     second = analysis.ranked[1]
     assert second.best is not None, "a ranked cell has a best trial"
-    lead = abs(second.best["value"] - first.best["value"])
-    ahead = f"{words.number(lead)} better than" if lead > 0 else "level with"
+    mine, other = analysis.data.figure(first.best), analysis.data.figure(second.best)
+    lead = loss(other, analysis.data.direction) - loss(mine, analysis.data.direction)
+    # By a bound, what is better in the middle may be behind.
+    ahead = (
+        f"{words.number(lead)} better than" if lead > 0 else "not surely better or worse than" if lead else "level with"
+    )
     return (
         f"{own}{peak}: {best}, {ahead} the next "
-        f"({words.configuration(second, second.best.get('learning_rate'))}: {words.number(second.best['value'])})."
+        f"({words.configuration(second, second.best.get('learning_rate'))}: {words.number(other)})."
     )
+
+
+def _came_to(data: StudyData, row: Row) -> str:
+    came = words.number(row["value"])
+    if not is_number(row.get("expected")):
+        return f"{data.objective} {came}, trial {row['number']}"
+    expected = words.number(row["expected"])
+    return f"{data.objective} {expected} expected on a fresh seed (trial {row['number']} came to {came})"
 
 
 def _sure(analysis: Analysis) -> Iterator[str]:
@@ -73,6 +87,9 @@ def _sure(analysis: Analysis) -> Iterator[str]:
         return
     first = analysis.ranked[0]
     assert first.best is not None, "a ranked cell has a best trial"
+    if is_number(first.best.get("expected")):
+        yield _expected(analysis.data)
+        return
     yield (
         "This is one seed per trial, and the best of many trials is partly the luckiest: other seeds may rank them "
         "otherwise. Only runs on fresh seeds can tell."
@@ -86,6 +103,18 @@ def _sure(analysis: Analysis) -> Iterator[str]:
             "scatter within one training alone: another seed, or other validation examples, may move its best value by "
             "more."
         )
+
+
+def _expected(data: StudyData) -> str:
+    """Where that comes from, and what becomes of the best value."""
+    judged = [row for row in data.trials if counts(row)]
+    lucky = min(judged, key=lambda row: (loss(row["value"], data.direction), row["number"]))
+    known = f", of which {words.number(lucky['expected'])} is expected" if is_number(lucky.get("expected")) else ""
+    return (
+        "Expected is what all trials together say (a Gaussian process over the space of the search): the best single "
+        f"value, {words.number(lucky['value'])} of trial {lucky['number']}{known}, is partly luck. Only runs on fresh "
+        "seeds can tell for sure."
+    )
 
 
 def _beside(analysis: Analysis, noise: float) -> str:
