@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from choices import times
 from matplotlib.ticker import LogLocator, NullFormatter
 from peers import machine, spread
 from tuning_runs import CONTENDERS, WORKLOADS, Run, race
@@ -64,6 +65,41 @@ def chosen(runs: Mapping[str, Sequence[Run]]) -> Iterator[str]:
             several = [run.choices[name] for run in found]
             means = [statistics.fmean(choice.fresh) for choice in several]
             yield f"| {name} | {spread([choice.seconds for choice in several], '.0f')} | {spread(means, '.4f')} |"
+
+
+def chosen_over_time(runs: Mapping[str, Sequence[Run]]) -> Iterator[str]:
+    """What each would have chosen at some time, as its mean loss on fresh seeds; then how soon it is as good as others.
+
+    The last lines: from when on the first one's choice stays as good as another's at the end of its whole time, by the
+    medians over the seeds.
+    """
+    first = next(iter(runs))
+    asked = times(max(found[0].seconds for found in runs.values()))
+    yield f"| its choice after | {' | '.join(f'{when:.0f} s' for when in asked)} |"
+    yield "|---|" + "---|" * len(asked)
+    middles = {
+        key: {when: statistics.median([run.chosen_at(when) for run in found]) for when in asked}
+        for key, found in runs.items()
+    }
+    for key, found in runs.items():
+        cells = [
+            "none" if math.isinf(middles[key][when]) else spread([run.chosen_at(when) for run in found], ".3f")
+            for when in asked
+            if when <= found[0].seconds
+        ]
+        yield f"| {CONTENDERS[key].name} | {' | '.join(cells)} |"
+    yield ""
+    for key, found in runs.items():
+        if key == first:
+            continue
+        end = middles[key][max(when for when in asked if when <= found[0].seconds)]
+        late = [when for when in asked if middles[first][when] > end]
+        since = next((when for when in asked if not late or when > late[-1]), None)
+        if since is not None:
+            took = max(run.course[since].seconds for run in runs[first])
+            theirs = f"{CONTENDERS[key].name} after {found[0].seconds:.0f} s ({end:.3f})"
+            times_as_soon = f"{found[0].seconds / took:.1f}x as soon"
+            yield f"{CONTENDERS[first].name} has as good a choice as {theirs} from {took:.1f} s on: {times_as_soon}."
 
 
 def draw(found: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
@@ -122,7 +158,8 @@ def main(given: Sequence[str] | None = None) -> None:
                 print(f"{name}, seed {seed}: {key} {run}", file=sys.stderr, flush=True)
         print("\n".join(["", f"{name}:", "", *table(found[name])]))
         print("\n".join(["", *times_as_long(found[name], WORKLOADS[name]["targets"])]))
-        print("\n".join(["", *chosen(found[name])]), flush=True)
+        print("\n".join(["", *chosen(found[name])]))
+        print("\n".join(["", *chosen_over_time(found[name])]), flush=True)
     if options.picture is not None:
         draw(found, options.picture)
 

@@ -6,16 +6,18 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from choices import Chosen, of_peer, of_regatta
 from fresh_seeds import Settings, losses
 from peer_searches import Job
 from peer_tuning import Limits
@@ -90,17 +92,30 @@ class Run:
     """Its time."""
     choices: Mapping[str, Choice]
     """The configuration that it came to, and for Regatta the one that `regatta verify` chose; by name."""
+    course: Mapping[float, Choice]
+    """By the second at which it is asked, what it would have chosen at earlier times, and at last did."""
 
     def at(self, seconds: float) -> float:
         """The best loss by then; infinity before the first."""
         return min((value for when, value in self.best if when <= seconds), default=math.inf)
+
+    def chosen_at(self, when: float) -> float:
+        """The mean loss on fresh seeds of what it would have chosen then; infinity before the first."""
+        return statistics.fmean(self.course[when].fresh) if when in self.course else math.inf
 
     def until(self, target: float) -> float:
         """Seconds to a target; infinity if it was not reached."""
         return next((when for when, value in self.best if value <= target), math.inf)
 
 
-def run_of(told: Sequence[Mapping[str, Any]], *, started: float, seconds: float, choices: Mapping[str, Choice]) -> Run:
+def run_of(
+    told: Sequence[Mapping[str, Any]],
+    *,
+    started: float,
+    seconds: float,
+    choices: Mapping[str, Choice],
+    course: Mapping[float, Choice],
+) -> Run:
     """A run from its evaluations: `at` (Unix time), `value`, `trial`."""
     best: list[tuple[float, float]] = []
     within = sorted((one["at"] - started, one["value"], one["trial"]) for one in told)
@@ -108,7 +123,19 @@ def run_of(told: Sequence[Mapping[str, Any]], *, started: float, seconds: float,
     for when, value, _ in within:
         if value < (best[-1][1] if best else math.inf):
             best.append((when, value))
-    return Run(best=best, trials=len({trial for *_, trial in within}), seconds=seconds, choices=choices)
+    return Run(best=best, trials=len({trial for *_, trial in within}), seconds=seconds, choices=choices, course=course)
+
+
+def course_of(asked: Iterable[Chosen], job: Job, *, fresh: int) -> dict[float, Choice]:
+    """Every choice, trained on fresh seeds once."""
+    trained: dict[str, list[float]] = {}
+    course = {}
+    for one in asked:
+        key = repr(sorted(one.settings.items()))
+        if key not in trained:
+            trained[key] = losses(one.settings, job, seeds=fresh)
+        course[one.when] = Choice(settings=one.settings, seconds=one.when + one.took, fresh=trained[key])
+    return course
 
 
 def job_of(workload: Mapping[str, Any], options: argparse.Namespace, **more: Any) -> Job:
@@ -195,7 +222,10 @@ def regatta(workload: Mapping[str, Any], options: argparse.Namespace, folder: Pa
             for point in segment["curve"]
             if math.isfinite(point.get("val_loss", math.nan))
         ]
-    return run_of(told, started=started, seconds=seconds_of(workload, options), choices=choices)
+    seconds, job = seconds_of(workload, options), job_of(workload, options)
+    asked = of_regatta(home / "tuning", started=started, seconds=seconds)
+    course = course_of(asked, job, fresh=options.fresh)
+    return run_of(told, started=started, seconds=seconds, choices=choices, course=course)
 
 
 def peer(
@@ -230,11 +260,10 @@ def peer(
     spent = time.time() - started
     lines = [line for file in folder.glob("told-*.jsonl") for line in file.read_text(encoding="utf-8").splitlines()]
     told = [json.loads(line) for line in lines]
-    ended = [one for one in told if one["epoch"] == workload["epochs"]]
-    settings = min(ended, key=lambda one: one["value"])["settings"]
-    fresh = losses(settings, job_of(workload, options), seeds=options.fresh)
-    choices = {contender.name: Choice(settings=settings, seconds=spent, fresh=fresh)}
-    return run_of(told, started=started, seconds=seconds, choices=choices)
+    asked = of_peer(told, epochs=workload["epochs"], started=started, seconds=seconds)
+    course = course_of(asked, job_of(workload, options), fresh=options.fresh)
+    choices = {contender.name: replace(course[seconds], seconds=spent)}
+    return run_of(told, started=started, seconds=seconds, choices=choices, course=course)
 
 
 def race(key: str, workload: Mapping[str, Any], options: argparse.Namespace, seed: int) -> Run:

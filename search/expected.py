@@ -16,7 +16,7 @@ import numpy as np
 from search.config import RangeConfig
 from search.gaussian import fitted
 
-FEWEST = 8
+FEWEST = 4
 """Complete trials below which nothing is expected but what they came to."""
 MOST = 300
 """Trials that the process is told of: its time grows with their third power, and this many take about a second."""
