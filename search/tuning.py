@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,9 +13,8 @@ from models.seeds import derive
 from models.segment import SegmentResult
 from search.cell_study import TunedCell
 from search.config import PromotionConfig
-from search.expected import Seen, expectations
-from search.foreseen import Course, Outlook
-from search.joint import BATCH_SIZE, OPTIMIZER, SCHEDULE, JointSpace, Point
+from search.courses import Courses
+from search.joint import BATCH_SIZE, OPTIMIZER, JointSpace, Point
 from search.placing import enqueued
 from search.prior_points import Priors
 from search.promotion import Rung
@@ -32,7 +30,6 @@ from search.samplers import (
     identity,
     sampler_of,
     sequence,
-    state_of,
 )
 from search.space import Cell, SearchSpace
 from search.study import Study
@@ -70,10 +67,7 @@ class TuneStudy(Study):
         self._maximize = space.metrics.direction == "max"
         self._rungs = self._rungs_of(search.promotion)
         self._trials: dict[int, TrialConfig] = {}
-        self._outlook = Outlook(stages=self._rungs.stages)
-        self._views: dict[int, Known] = {}
-        self._stale: set[int] = set()
-        """Trials that have moved on since a sampler was told of them."""
+        self._courses = Courses(self._rungs, self._trials, result_of=self._result, maximize=self._maximize)
         self._seen: set[str] = set()
         self._exhausted = False
         self._ahead: deque[Point] | None = None
@@ -187,61 +181,23 @@ class TuneStudy(Study):
 
     def _keep(self, trial: TrialConfig) -> None:
         self._trials[trial.number] = trial
-        self._stale.add(trial.number)
+        self._courses.moves(trial)
         self._seen.add(identity(trial.point))
 
     def revise(self, trial: TrialConfig) -> None:
         """Put a trial in the place of the one of its number, which has not begun."""
         super().revise(trial)
         self._trials[trial.number] = trial
-        self._stale.add(trial.number)
+        self._courses.moves(trial)
 
     def _known(self) -> Iterator[Known]:
         """Every trial as its sampler is to see it, in the order of asking; before them, those of an earlier study."""
-        anew = self._outlook.take({number: self._course(self._trials[number]) for number in self._stale})
-        for number in sorted(anew):
-            self._views[number] = self._view(self._trials[number])
-        self._stale.clear()
         yield from self._earlier
-        yield from self._views.values()
-
-    def _view(self, trial: TrialConfig) -> Known:
-        sign = -1.0 if self._maximize else 1.0
-        end, losses = self._outlook.ends.get(trial.number), enumerate(self._rungs.losses(trial.number))
-        return Known(
-            point=trial.point,
-            state=state_of(self._result(trial), waits=False) if end is None else TrialState.COMPLETE,
-            value=None if end is None else sign * end,
-            rungs={rung: sign * loss for rung, loss in losses if math.isfinite(loss)},
-            attributes=trial.noted,
-        )
-
-    def _course(self, trial: TrialConfig) -> Course | None:
-        """What a trial has come to that is complete, or waits, or goes on; None of one that broke off, or is none."""
-        sign = -1.0 if self._maximize else 1.0
-        result, losses = self._result(trial), list(self._rungs.losses(trial.number))
-        if result is not None and result.status == "COMPLETE" and result.value is not None:
-            losses.append(sign * result.value)
-        elif result is not None and result.status != "PRUNED":
-            return None
-        return Course(str(trial.params[SCHEDULE]), losses)
+        yield from self._courses.known()
 
     def expect(self) -> None:
-        """Work it out from all trials; a trial of which that is known has a complete training."""
-        list(self._known())
-        outlook = self._outlook
-        self.expected = expectations(
-            {number: self._seen_at(number, end) for number, end in outlook.ends.items()},
-            self.joint.everything(),
-            logarithmic=outlook.logarithmic,
-            sign=-1.0 if self._maximize else 1.0,
-        )
-
-    def _seen_at(self, number: int, end: float) -> Seen:
-        trial = self._trials[number]
-        result = self._result(trial)
-        complete = result is not None and result.status == "COMPLETE"
-        return Seen(point=trial.point, loss=end, doubt=self._outlook.doubt(number), complete=complete)
+        """Work it out from all trials, those that wait at a rung or ended there too."""
+        self.expected = self._courses.expected(self.joint.everything())
 
     def _result(self, trial: TrialConfig) -> TrialResult | None:
         return self.cells[trial.cell].results.get(trial.index)
@@ -259,7 +215,7 @@ class TuneStudy(Study):
 
     def reaches(self, trial: TrialConfig, segments: Sequence[SegmentResult]) -> bool:
         """Take in what a trial has come to; whether it waits at a rung now."""
-        self._stale.add(trial.number)
+        self._courses.moves(trial)
         return self._rungs.reaches(trial, segments, self.space.metrics)
 
     def promoted(self, *, idle: bool) -> list[int]:
@@ -273,7 +229,7 @@ class TuneStudy(Study):
     def tell(self, trial: TrialConfig, result: TrialResult) -> None:
         """Take in a result."""
         super().tell(trial, result)
-        self._stale.add(trial.number)
+        self._courses.moves(trial)
         self._rungs.ended(trial, result)
 
     @property

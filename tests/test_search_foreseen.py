@@ -120,6 +120,17 @@ def test_a_loss_without_a_logarithm_finds_lines_anew() -> None:
     assert outlook.ends[2 * FEW] < -0.5
 
 
+def test_doubt_is_how_far_lines_missed_the_ends_of_complete_trials() -> None:
+    outlook = Outlook(stages=3)
+    outlook.take({number: Course("16", [1.0, 0.5, 0.25]) for number in range(40)})
+    outlook.take({50: Course("16", [1.0]), 51: Course("16", [1.0, 0.5])})
+    assert outlook.doubt(50) == pytest.approx(0) and outlook.logarithmic
+    drawn = random.Random(0)
+    outlook.take({number: Course("16", [1.0, 0.5, 0.25 * math.exp(drawn.gauss(0, 0.2))]) for number in range(40)})
+    assert outlook.doubt(51) == pytest.approx(0.2**2, rel=0.5)
+    assert outlook.doubt(0) == 0
+
+
 def test_a_trial_that_broke_off_is_foreseen_no_more() -> None:
     outlook = Outlook(stages=2)
     outlook.take({0: Course("16", [0.5]), 1: Course("16", [0.4])})

@@ -19,6 +19,7 @@ from models.train import train_segment
 from pipelines.display import rungs as rungs_line
 from search.config import LearningRateConfig, PromotionConfig
 from search.executors import SerialExecutor
+from search.expected import FEWEST
 from search.foreseen import Course, Outlook
 from search.joint import JointSpace
 from search.objectives import study_of
@@ -26,7 +27,7 @@ from search.race import Race
 from search.resuming import restore
 from search.samplers import REMEMBERED, SAMPLERS, Known, remembered
 from search.space import SearchSpace
-from search.trial import TrialConfig, recorded
+from search.trial import TrialConfig, TrialResult, recorded
 from search.tuning import ROUNDS, STARTUP, TuneStudy
 from tracking.ledger import Ledger
 
@@ -298,6 +299,35 @@ def test_a_sampler_sees_a_trial_that_waits_by_what_it_would_come_to(tmp_path: Pa
     for number in given_up:
         assert known[number].value == pytest.approx(expected[number])
         assert known[number].value < known[number].rungs[0]
+
+
+def test_a_search_recommends_by_what_is_expected_and_keeps_the_checkpoints_of_the_best_values(tmp_path: Path) -> None:
+    with racing(tmp_path / "study", trained(trials=24)) as (race, executor):
+        go(race, executor)
+        study = race.study
+        leaders = study.leaders()
+        assert study.ranking() == leaders and not study.expected
+        study.expect()
+        results = {trial.number: result for trial, result in known_results(race)}
+        complete = {number for number, result in results.items() if result.status == "COMPLETE"}
+        assert set(study.expected) == complete and len(complete) >= FEWEST
+        ranked = [study.expected[trial.number].rank for trial, _ in study.ranking()]
+        assert ranked == sorted(ranked) and ranked[0] == min(one.rank for one in study.expected.values())
+        assert {trial.cell for trial, _ in study.ranking()} == {trial.cell for trial, _ in leaders}
+        assert study.leaders() == leaders
+        assert {result.number for _, result in leaders} <= {one.number for one in study.keepers(1)}
+
+
+def known_results(race: Race) -> list[tuple[TrialConfig, TrialResult]]:
+    return [(trial, result) for trial, result in recorded(race.ledger.trials()) if result is not None]
+
+
+def test_of_several_objectives_nothing_is_expected() -> None:
+    study = study_of(tuned(objectives=("val_loss", "cost"), trials=30))
+    assert isinstance(study, TuneStudy)
+    raced(study, width=4)
+    study.expect()
+    assert not study.expected and study.ranking() == study.leaders()
 
 
 def figures(curve: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:

@@ -19,6 +19,7 @@ from tracking.analysis.study import Analysis, analyse
 from tracking.report import panels_of
 from tracking.report.drawing import Panel
 from tracking.report.page import VEGA_LITE
+from tracking.report.panels_finalists import finalists_panel
 from tracking.report.panels_generalization import generalization_panel
 from tracking.report.panels_importance import importance_panel
 from tracking.report.panels_promotion import promotion_panel, ranks_panel
@@ -96,6 +97,49 @@ def searched(count: int = 120, **search: Any) -> StudyData:
 
 
 TUNED = searched()
+
+
+def expecting(values: dict[int, float]) -> StudyData:
+    """Three cells with one complete trial each, and what is expected of them."""
+    sizes = ((0, 16, 0.10), (1, 32, 0.20), (2, 64, 0.15))
+    found = study(*(trial(number, value=value, batch_size=size) for number, size, value in sizes))
+    rows = [
+        row | {"expected": values.get(row["number"]), "expected_bound": 1.1 * values.get(row["number"], math.nan)}
+        for row in found.trials
+    ]
+    return dataclasses.replace(found, trials=rows)
+
+
+def test_what_is_expected_on_fresh_seeds_decides_before_the_best_value() -> None:
+    analysis = analyse(expecting({0: 0.25, 1: 0.21, 2: 0.22}))
+    assert [cell.batch_size for cell in analysis.ranked] == [32, 64, 16]
+    said = " ".join(headline(analysis))
+    assert "Use batch size 32" in said
+    assert "val_loss 0.21 expected on a fresh seed (trial 1 came to 0.2), 0.01 better than the next" in said
+    assert "the best single value, 0.1 of trial 0, of which 0.25 is expected, is partly luck" in said
+    table = finalists_panel(analysis).table
+    assert table is not None and "expected on a fresh seed" in table.columns
+    behind = table.columns.index("behind by")
+    assert [row[behind] for row in table.rows] == ["–", "0.01", "0.04"]
+
+
+def test_without_expectations_the_best_value_decides() -> None:
+    plain = study(trial(0, value=0.1, batch_size=16), trial(1, value=0.2, batch_size=32))
+    analysis = analyse(plain)
+    assert [cell.batch_size for cell in analysis.ranked] == [16, 32]
+    assert "one seed per trial" in " ".join(headline(analysis))
+    table = finalists_panel(analysis).table
+    assert table is not None and "expected on a fresh seed" not in table.columns
+
+
+def test_what_is_better_in_the_middle_but_less_sure_is_not_called_worse() -> None:
+    found = expecting({0: 0.25, 1: 0.21, 2: 0.22})
+    rows = [row | ({"expected_bound": 0.5} if row["number"] == 1 else {}) for row in found.trials]
+    analysis = analyse(dataclasses.replace(found, trials=rows))
+    assert [cell.batch_size for cell in analysis.ranked] == [64, 16, 32]
+    rows = [row | ({"expected": 0.2} if row["number"] == 0 else {}) for row in rows]
+    said = " ".join(headline(analyse(dataclasses.replace(found, trials=rows))))
+    assert "not surely better or worse than the next" in said
 
 
 def panels(analysis: Analysis) -> list[Panel]:
