@@ -18,6 +18,8 @@ UNITS = ((7200.0, 3600.0, "hours"), (600.0, 60.0, "minutes"), (0.0, 1.0, "second
 """From how many seconds on the axis has a unit, its seconds, its name."""
 TALL, SLIM, MANY = 28, 12, 12
 """Pixels of a worker's row; slim where there are many."""
+DENSE = 150
+"""Bars of a worker from which on no line parts them: it would cover them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,8 @@ def _figure(analysis: Analysis, stretches: Sequence[Work], name: str) -> Figure:
     size, unit = next((size, unit) for least, size, unit in UNITS if total >= least)
     workers = list(dict.fromkeys(worker for one in stretches for worker in one.workers))
     pick = drawing.legend_toggle("batch")
-    bars = alt.Chart(drawing.named("packs")).mark_bar(stroke="white", strokeWidth=1, clip=True)
+    dense = sum(len(one.packs) for one in stretches) > DENSE * len(workers)
+    bars = alt.Chart(drawing.named("packs")).mark_bar(stroke="white", strokeWidth=0 if dense else 1, clip=True)
     chart = bars.encode(
         x=alt.X("begin:Q", title=f"{unit} since the first start", axis=alt.Axis(format=",~r")),
         x2=alt.X2("end:Q"),
