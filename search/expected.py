@@ -19,15 +19,17 @@ from search.gaussian import fitted
 FEWEST = 4
 """Complete trials below which nothing is expected but what they came to."""
 MOST = 300
-"""Trials that the process is told of: its time grows with their third power, and this many take about a second."""
+"""Trials that the process is told of: its time grows with their third power, and this many take about a second. They
+are taken evenly over the search, never by their losses: of the best, only the lucky ones would be left."""
 COMPLETE = 2 / 3
 """The part of them that are complete ones, where there are as many."""
+BEYOND = 2.0
+"""A loss counts as no worse than so many times as far from the median of complete ones as the best tenth is: how bad a
+bad place is tells nothing of the good ones."""
 WEAKER = 3.0
 """By how much more what was foreseen is doubted: lines miss the ends of neighbours by alike amounts, and many of them
 together are no surer than a few. In simulated searches of 96 trials (log-normal seeds, 0.18; 100 of them) the choice is
 1.0 % better than the least value with it (95 %: 2.7 better to 0.7 worse), without it 0.7 % worse (1.9 to -3.3)."""
-ALL = 60
-"""Up to so many trials all count; of more, the better half: what happens far from the best says nothing of it."""
 APART = 0.7
 """How far different values of a coordinate without order are apart, for each of the two."""
 
@@ -80,30 +82,31 @@ def expectations(
         return {}
     told = [trials[number] for number in _told(trials)]
     scale, back = (math.log, math.exp) if logarithmic else (float, float)
+    middle, good = np.quantile([scale(trials[number].loss) for number in complete], (0.5, 0.1))
     process = fitted(
         np.array([_place(one.point, extents) for one in told]),
-        np.array([scale(one.loss) for one in told]),
+        np.minimum([scale(one.loss) for one in told], middle + BEYOND * (middle - good)),
         doubts=np.array([0.0 if one.complete else WEAKER * one.doubt for one in told]),
     )
-    middles, errors = process.at(np.array([_place(trials[number].point, extents) for number in complete]))
+    means, errors = process.at(np.array([_place(trials[number].point, extents) for number in complete]))
     return {
-        number: Expectation(sign * back(middle), sign * back(middle + error), back(middle + error))
-        for number, middle, error in zip(complete, middles.tolist(), errors.tolist(), strict=True)
+        number: Expectation(sign * back(mean), sign * back(mean + error), back(mean + error))
+        for number, mean, error in zip(complete, means.tolist(), errors.tolist(), strict=True)
     }
 
 
 def _told(trials: Mapping[int, Seen]) -> list[int]:
     """Numbers of the trials that the process is told of."""
-    ranked = sorted(trials, key=lambda number: (trials[number].loss, number))
-    if len(ranked) > ALL:
-        ranked = ranked[: math.ceil(len(ranked) / 2)]
-    if len(ranked) <= MOST:
-        return ranked
-    complete = [number for number in ranked if trials[number].complete][: round(COMPLETE * MOST)]
-    others = [number for number in ranked if not trials[number].complete]
-    # Evenly over how good they are.
-    wanted = MOST - len(complete)
-    return [*complete, *(others[index * len(others) // wanted] for index in range(min(wanted, len(others))))]
+    if len(trials) <= MOST:
+        return list(trials)
+    complete = _evenly([number for number, one in trials.items() if one.complete], round(COMPLETE * MOST))
+    others = [number for number, one in trials.items() if not one.complete]
+    return [*complete, *_evenly(others, MOST - len(complete))]
+
+
+def _evenly(numbers: Sequence[int], count: int) -> Sequence[int]:
+    """So many of them, or all."""
+    return [numbers[index * len(numbers) // count] for index in range(count)] if len(numbers) > count else numbers
 
 
 def _place(point: Mapping[str, Any], extents: Mapping[str, RangeConfig]) -> list[float]:
