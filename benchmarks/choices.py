@@ -70,7 +70,7 @@ def of_regatta(folder: Path, *, started: float, seconds: float) -> Iterator[Chos
 
 def as_of(study: Study, known: Sequence[Known], *, when: float) -> Study:
     """The study as it was then."""
-    came = [(one.trial, *one.by(when)) for one in known]
+    came = [(one.trial, *one.by(when)) for one in known if one.trial.cell in study.cells]
     came = [(trial, result, segments) for trial, result, segments in came if segments]
     study.restore([(trial, result) for trial, result, _ in came])
     for trial, _, segments in came:

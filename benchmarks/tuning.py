@@ -68,38 +68,35 @@ def chosen(runs: Mapping[str, Sequence[Run]]) -> Iterator[str]:
 
 
 def chosen_over_time(runs: Mapping[str, Sequence[Run]]) -> Iterator[str]:
-    """What each would have chosen at some time, as its mean loss on fresh seeds; then how soon it is as good as others.
-
-    The last lines: from when on the first one's choice stays as good as another's at the end of its whole time, by the
-    medians over the seeds.
-    """
-    first = next(iter(runs))
-    asked = times(max(found[0].seconds for found in runs.values()))
+    """A line for each contender: what it would have chosen at some time, as the mean loss on fresh seeds."""
+    asked = sorted({when for found in runs.values() for when in times(found[0].seconds)})
     yield f"| its choice after | {' | '.join(f'{when:.0f} s' for when in asked)} |"
     yield "|---|" + "---|" * len(asked)
-    middles = {
-        key: {when: statistics.median([run.chosen_at(when) for run in found]) for when in asked}
-        for key, found in runs.items()
-    }
     for key, found in runs.items():
-        cells = [
-            "none" if math.isinf(middles[key][when]) else spread([run.chosen_at(when) for run in found], ".3f")
-            for when in asked
-            if when <= found[0].seconds
-        ]
+        values = {when: [run.chosen_at(when) for run in found] for when in asked}
+        cells = ["none" if math.inf in values[when] else spread(values[when], ".3f") for when in asked]
         yield f"| {CONTENDERS[key].name} | {' | '.join(cells)} |"
-    yield ""
-    for key, found in runs.items():
-        if key == first:
-            continue
-        end = middles[key][max(when for when in asked if when <= found[0].seconds)]
-        late = [when for when in asked if middles[first][when] > end]
-        since = next((when for when in asked if not late or when > late[-1]), None)
-        if since is not None:
+
+
+def as_good(runs: Mapping[str, Sequence[Run]]) -> Iterator[str]:
+    """From when on the first one's choice stays as good as another's at the end, by the medians over the seeds."""
+    first, *others = runs
+    mine = middles(runs[first])
+    for key in others:
+        seconds = runs[key][0].seconds
+        end = middles(runs[key])[seconds]
+        late = max((when for when, value in mine.items() if value > end), default=0.0)
+        since = next((when for when in mine if when > late), None)
+        if since is not None and all(since in run.course for run in runs[first]):
             took = max(run.course[since].seconds for run in runs[first])
-            theirs = f"{CONTENDERS[key].name} after {found[0].seconds:.0f} s ({end:.3f})"
-            times_as_soon = f"{found[0].seconds / took:.1f}x as soon"
-            yield f"{CONTENDERS[first].name} has as good a choice as {theirs} from {took:.1f} s on: {times_as_soon}."
+            theirs = f"{CONTENDERS[key].name} after {seconds:.0f} s ({end:.3f})"
+            ratio = f"{seconds / took:.1f}x as soon"
+            yield f"{CONTENDERS[first].name} has as good a choice as {theirs} from {took:.1f} s on: {ratio}."
+
+
+def middles(found: Sequence[Run]) -> dict[float, float]:
+    """The median loss of the choices at each time that was asked."""
+    return {when: statistics.median([run.chosen_at(when) for run in found]) for when in times(found[0].seconds)}
 
 
 def draw(found: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
@@ -159,7 +156,7 @@ def main(given: Sequence[str] | None = None) -> None:
         print("\n".join(["", f"{name}:", "", *table(found[name])]))
         print("\n".join(["", *times_as_long(found[name], WORKLOADS[name]["targets"])]))
         print("\n".join(["", *chosen(found[name])]))
-        print("\n".join(["", *chosen_over_time(found[name])]), flush=True)
+        print("\n".join(["", *chosen_over_time(found[name]), "", *as_good(found[name])]), flush=True)
     if options.picture is not None:
         draw(found, options.picture)
 

@@ -45,6 +45,8 @@ def write_best(ledger: Ledger, study: Study, recipe: Recipe) -> None:
         if recipe.tracking.mlflow
         else None,
     )
+    if result.number not in {one.number for one in study.top(study.space.search.keep_checkpoints)}:
+        result = dataclasses.replace(result, checkpoint=None)  # It is no longer there.
     said = write_standalone(folder, trial, result, origin)
     write(folder / NAME, to_yaml(bundle_of(trial, result, origin, standalone_files=said)))
     announce(ledger, [NAME])

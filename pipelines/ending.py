@@ -20,7 +20,7 @@ from search.objectives import ObjectiveStudy
 from search.probing import Found, probe
 from search.pruning_audit import audit
 from search.race import Race
-from tracking.files import announce
+from tracking.files import announce, announce_notes
 from tracking.fronts import note_front
 from tracking.rows import EXPECTED
 from tracking.tables import write_tables
@@ -49,6 +49,7 @@ def conclude(session: Session, *, complete: bool) -> None:
     session.ledger.set_meta("view", view(session.recipe, results.other_metrics(study.ranking(), study.space.metrics)))
     session.ledger.set_meta("results", results.figures(study))
     announce(session.ledger, ["trials.csv"])
+    announce_notes(session.ledger)
     session.ledger.set_meta("status", "FINISHED" if complete else "KILLED" if session.interrupts else "FAILED")
     session.ledger.set_meta("tags", {**session.ledger.meta("tags"), "reason": reason(session, complete=complete)})
     written = [name for name in FILES if (folder / name).exists()]

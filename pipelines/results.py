@@ -51,8 +51,8 @@ def columns(study: Study) -> dict[str, Callable[[TrialConfig, TrialResult], str]
 
 def table(study: Study) -> Table:
     """The best trial of every cell, best first."""
-    shown = columns(study)
-    result = Table(box=None, pad_edge=False, title="best trial of each cell", title_justify="left", title_style="bold")
+    shown, title = columns(study), "best trial of each cell" + (", by what is expected" if study.expected else "")
+    result = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
     for name in ["", *shown]:
         words = name in ("optimizer", "schedule")
         result.add_column(name, justify="left" if words else "right", no_wrap=not name.startswith("epochs"))
@@ -114,11 +114,13 @@ def _expected(study: Study, ranking: Sequence[Ranked]) -> str:
     figure = f"{study.space.metrics.objective} {expected[trial.number].value:.4g}"
     text = f"Best: {_named(trial)} ({figure} expected on a fresh seed; trial {trial.number} came to {result.value:.4g})"
     lucky, best = study.leaders()[0]
-    if lucky.number == trial.number or lucky.number not in expected:
+    there = expected[lucky.number].value if lucky.number in expected else _value(best)
+    worse = there - _value(best) if study.space.metrics.direction == "min" else _value(best) - there
+    if lucky.number == trial.number or worse <= 0:
         return f"{text}. `regatta verify` tries it on fresh seeds."
     return (
         f"{text}. The best value, {best.value:.4g} of trial {lucky.number}, is partly luck: "
-        f"{expected[lucky.number].value:.4g} is expected there. `regatta verify` tries the best on fresh seeds."
+        f"{there:.4g} is expected there. `regatta verify` tries the best on fresh seeds."
     )
 
 
@@ -159,17 +161,14 @@ def _value(result: TrialResult) -> float:
 
 def description(study: Study, said: Sequence[str]) -> str:
     """The search in a few lines of Markdown, for its run in MLflow."""
-    ranking, metrics = study.ranking(), study.space.metrics
-    lines = [
-        *said,
-        "",
-        f"| batch size | schedule | learning rate | {metrics.objective} | trial |",
-        "|---|---|---|---|---|",
-    ]
+    ranking, metrics, expected = study.ranking(), study.space.metrics, study.expected
+    heads = ["batch size", "schedule", "learning rate", metrics.objective, *(["expected"] if expected else []), "trial"]
+    lines = [*said, "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for trial, result in ranking[:ROWS]:
         rate = trial.params.get("learning_rate")
         cells = [trial.params["batch_size"], f"{trial.params['optimizer']} {trial.params['schedule']}"]
-        cells += ["own" if rate is None else f"{rate:.3g}", f"{result.value:.4g}", trial.number]
+        cells += ["own" if rate is None else f"{rate:.3g}", f"{result.value:.4g}"]
+        cells += [*([f"{expected[trial.number].value:.4g}"] if expected else []), trial.number]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
 

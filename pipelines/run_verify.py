@@ -22,17 +22,14 @@ from pipelines.studies import ledger_of, recipe_of
 from pipelines.workers import workers
 from search.checkpoints import discard
 from search.executors import Executor
-from search.expected import from_note
 from search.failure import SearchFailed
 from search.race import Race
-from search.resuming import restore
+from search.resuming import recall, restore
 from search.standings import Outcome, Standing, figure, judge, lost, ties
-from search.trial import recorded
 from search.verification import SEEDS, TOP, Verification, is_tested, on_test_split
 from tracking.files import announce
 from tracking.ledger_file import driver_lock
 from tracking.place import existing_study
-from tracking.rows import EXPECTED
 from tracking.tables import write_rows, write_tables
 
 CSV = "verify.csv"
@@ -61,8 +58,8 @@ def verify(session: Session, *, top: int, seeds: int) -> int:
     """All stages; returns the exit code."""
     searched, ledger = session.study, session.ledger
     aim(session)
-    searched.restore(recorded(ledger.trials()))
-    searched.expected = from_note(ledger.meta(EXPECTED))
+    recall(searched, ledger)
+    searched.expect()
     race = Race(Verification(searched, top=top, seeds=seeds), ledger, str(session.folder / "verification"))
     restore(race)
     ledger.set_meta("status", "RUNNING")

@@ -36,7 +36,8 @@ class Courses:
 
     def moves(self, trial: TrialConfig) -> None:
         """This trial has been asked, has come to something, or is another one than before."""
-        self._moved.add(trial.number)
+        if trial.number in self._trials:
+            self._moved.add(trial.number)
 
     def known(self) -> list[Known]:
         """Every trial as a sampler is to see it, in the order of asking."""
@@ -52,7 +53,9 @@ class Courses:
         `extents`: the coordinates of the trials' points.
         """
         self.known()
-        seen = {number: self._seen(number, end) for number, end in self._outlook.ends.items()}
+        # The same from the same trials, in whatever order they came back.
+        self._outlook.renew()
+        seen = {number: self._seen(number, end) for number, end in sorted(self._outlook.ends.items())}
         return expectations(seen, extents, logarithmic=self._outlook.logarithmic, sign=self._sign)
 
     def _view(self, trial: TrialConfig) -> Known:

@@ -8,7 +8,7 @@ Where they hardly differ, it leaves values as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,18 +51,11 @@ class Expectation(NamedTuple):
     """Of the objective."""
     bound: float
     """One standard error worse: of two that are expected to be alike the one that more is known of is the better."""
-    rank: float
-    """The bound as a loss: smaller is better."""
 
 
 def noted(expected: Mapping[int, Expectation]) -> dict[str, list[float]]:
     """Plain JSON values, for the ledger's note of that name."""
     return {str(number): list(one) for number, one in expected.items()}
-
-
-def from_note(note: Mapping[str, Iterable[float]] | None) -> dict[int, Expectation]:
-    """The expectations that `noted` wrote."""
-    return {int(number): Expectation(*one) for number, one in (note or {}).items()}
 
 
 def expectations(
@@ -89,7 +82,7 @@ def expectations(
     )
     means, errors = process.at(np.array([_place(trials[number].point, extents) for number in complete]))
     return {
-        number: Expectation(sign * back(mean), sign * back(mean + error), back(mean + error))
+        number: Expectation(sign * back(mean), sign * back(mean + error))
         for number, mean, error in zip(complete, means.tolist(), errors.tolist(), strict=True)
     }
 
@@ -98,9 +91,10 @@ def _told(trials: Mapping[int, Seen]) -> list[int]:
     """Numbers of the trials that the process is told of."""
     if len(trials) <= MOST:
         return list(trials)
-    complete = _evenly([number for number, one in trials.items() if one.complete], round(COMPLETE * MOST))
+    complete = [number for number, one in trials.items() if one.complete]
     others = [number for number, one in trials.items() if not one.complete]
-    return [*complete, *_evenly(others, MOST - len(complete))]
+    told = _evenly(complete, max(round(COMPLETE * MOST), MOST - len(others)))
+    return [*told, *_evenly(others, MOST - len(told))]
 
 
 def _evenly(numbers: Sequence[int], count: int) -> Sequence[int]:

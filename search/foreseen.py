@@ -101,14 +101,21 @@ class Outlook:
                 self._courses[number] = course
         self._moved += len(courses)
         self._doubts.clear()
-        anew = set(courses)
         if self._are_outdated(courses.values()):
-            self._lines = lines_of(self._courses.values(), stages=self._stages)
-            self._moved = 0
-            anew |= self._courses.keys()
-        for number in anew:
+            return set(courses) | self.renew()
+        for number in courses:
             self._foresee(number)
-        return anew
+        return set(courses)
+
+    def renew(self) -> set[int]:
+        """Find the lines anew, and foresee all trials by them; returns their numbers."""
+        self._lines = lines_of((course for _, course in sorted(self._courses.items())), stages=self._stages)
+        self._moved = 0
+        self._doubts.clear()
+        self.ends.clear()
+        for number in self._courses:
+            self._foresee(number)
+        return set(self._courses)
 
     @property
     def logarithmic(self) -> bool:

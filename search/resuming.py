@@ -5,7 +5,9 @@ from __future__ import annotations
 from models.segment import SegmentResult
 from search.checkpoints import sweep
 from search.race import MOST_EXAMPLES, TOO_LARGE, Race
+from search.study import Study
 from search.trial import TrialConfig, recorded
+from tracking.ledger import Ledger
 
 
 def restore(race: Race) -> None:
@@ -26,9 +28,22 @@ def restore(race: Race) -> None:
     sweep(race.folder, keep=[*ends, *(best.checkpoint for best in race.study.keepers(race.keep))])
 
 
+def recall(study: Study, ledger: Ledger) -> None:
+    """Tell a study that trains nothing more what became of its trials."""
+    known = recorded(ledger.trials())
+    study.restore(known)
+    for trial, _ in known:
+        if trial.cell in study.cells and (segments := _segments(ledger, trial.number)):
+            study.reaches(trial, segments)
+
+
+def _segments(ledger: Ledger, number: int) -> list[SegmentResult]:
+    return [SegmentResult.from_json(segment) for segment in ledger.segments(number)]
+
+
 def _resume(race: Race, trial: TrialConfig, *, ended: bool) -> None:
     """Put a trial that had not ended back in line, or to rest where it waited; of others, note how they went."""
-    segments = [SegmentResult.from_json(segment) for segment in race.ledger.segments(trial.number)]
+    segments = _segments(race.ledger, trial.number)
     waits = bool(segments) and race.study.reaches(trial, segments)
     if ended:
         return

@@ -34,7 +34,7 @@ class Standing:
     """Of the trainings that did not diverge."""
     sd: float | None
     regression: float | None
-    """Score in the search minus this mean: what the search, which kept the luckiest trial, promised too much."""
+    """Score in the search minus this mean: what that single training, chosen among many, promised too much."""
     diverged: int
     failed: int
     steps: int

@@ -227,8 +227,10 @@ class Study:
             return self.leaders()
         known = [(trial, study.results[trial.index]) for study in self.cells.values() for trial in study.ended()]
         judged = [pair for pair in known if pair[0].number in self.expected]
+        sign = 1.0 if self.space.metrics.direction == "min" else -1.0
+        judged.sort(key=lambda pair: (sign * self.expected[pair[0].number].bound, pair[0].number))
         best: dict[str, tuple[TrialConfig, TrialResult]] = {}
-        for trial, result in sorted(judged, key=lambda pair: self.expected[pair[0].number].rank):
+        for trial, result in judged:
             best.setdefault(trial.cell, (trial, result))
         return list(best.values())
 

@@ -57,7 +57,7 @@ def test_the_table_ranks_the_best_of_every_cell() -> None:
 def test_what_is_expected_of_fresh_seeds_stands_in_the_table_and_decides() -> None:
     new = study(space(), {"value": 0.5}, {"value": 0.25}, {"value": 0.75}, {"value": 1.0}, {"value": 0.125})
     values = {0: 0.4, 1: 0.6, 2: 0.8, 3: 0.9, 4: 0.7}
-    new.expected = {number: Expectation(value, value + 0.1, value + 0.1) for number, value in values.items()}
+    new.expected = {number: Expectation(value, value + 0.1) for number, value in values.items()}
     table = lines(new)
     assert table[1] == ["batch", "size", "schedule", "learning", "rate", "val_loss", "expected", "trial"]
     assert [row[-3:] for row in table[2:]] == [
@@ -70,7 +70,7 @@ def test_what_is_expected_of_fresh_seeds_stands_in_the_table_and_decides() -> No
     assert "(val_loss 0.4 expected on a fresh seed; trial 0 came to 0.5)" in said
     assert "The best value, 0.125 of trial 4, is partly luck: 0.7 is expected there." in said
     assert results.figures(new)["result/expected"] == 0.4
-    new.expected = {**new.expected, 4: Expectation(0.1, 0.2, 0.2)}
+    new.expected = {**new.expected, 4: Expectation(0.1, 0.2)}
     assert "luck" not in results.sentences(new)[0]
 
 

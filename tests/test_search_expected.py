@@ -9,7 +9,8 @@ import random
 import pytest
 
 from search.config import RangeConfig
-from search.expected import FEWEST, MOST, Seen, expectations, from_note, noted
+from search.expected import FEWEST, MOST, Seen, expectations, noted
+from tracking.rows import with_expected
 
 EXTENTS = {
     "batch_size": RangeConfig(low=0, high=5),
@@ -48,14 +49,14 @@ def least(known: Trials) -> int:
 
 def choice(known: Trials) -> int:
     found = expectations(known, EXTENTS, logarithmic=True)
-    return min(found, key=lambda number: found[number].rank)
+    return min(found, key=lambda number: found[number].bound)
 
 
 def test_without_noise_the_best_value_is_the_choice() -> None:
     known = trials(60, noise=0.0)
     found = expectations(known, EXTENTS, logarithmic=True)
     assert known[choice(known)].loss == pytest.approx(known[least(known)].loss, rel=0.02)
-    best = sorted(found, key=lambda number: found[number].rank)[:10]
+    best = sorted(found, key=lambda number: found[number].bound)[:10]
     assert [found[number].value for number in best] == pytest.approx([known[n].loss for n in best], rel=0.1)
 
 
@@ -96,20 +97,21 @@ def test_with_hardly_any_complete_trials_nothing_is_expected() -> None:
 
 def test_a_bound_is_worse_than_what_is_expected_in_either_direction() -> None:
     for one in expectations(trials(30, noise=0.1), EXTENTS, logarithmic=True).values():
-        assert one.value < one.bound == one.rank
+        assert one.value < one.bound
     lossy = {n: one._replace(loss=one.loss - 1.0) for n, one in trials(30, noise=0.1).items()}
     for one in expectations(lossy, EXTENTS, logarithmic=False, sign=-1.0).values():
-        assert one.value > one.bound == -one.rank
+        assert one.value > one.bound
 
 
-def test_of_many_trials_the_best_and_some_others_are_looked_at() -> None:
-    known = trials(6 * MOST, noise=0.1, complete=0.5, doubt=0.02)
+@pytest.mark.parametrize("complete", [1.0, 0.5])
+def test_of_many_trials_some_are_looked_at_and_something_is_expected_of_all(complete: float) -> None:
+    known = trials(6 * MOST, noise=0.1, complete=complete, doubt=0.02)
     found = expectations(known, EXTENTS, logarithmic=True)
     assert len(found) == sum(one.complete for one in known.values())
-    assert clean(dict(known[min(found, key=lambda number: found[number].rank)].point)) < 0.11
+    assert clean(dict(known[min(found, key=lambda number: found[number].bound)].point)) < 0.11
 
 
-def test_they_come_back_from_a_note() -> None:
+def test_rows_have_them_from_the_note_to_the_last_bit() -> None:
     found = expectations(trials(20, noise=0.1), EXTENTS, logarithmic=True)
-    assert from_note(json.loads(json.dumps(noted(found)))) == found
-    assert from_note(None) == {}
+    rows = with_expected([{"number": number} for number in found], json.loads(json.dumps(noted(found))))
+    assert [(row["expected"], row["expected_bound"]) for row in rows] == [tuple(one) for one in found.values()]

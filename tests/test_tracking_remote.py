@@ -53,7 +53,7 @@ NOTES: dict[str, Any] = {
     "verification": {"chosen": "a", "finalists": [{"name": "a", "values": [0.5, math.inf]}]},
     "ended": "4 of 4 trials",
     "too_large": 512,
-    "expected": {"0": [0.09, 0.1, 0.1], "5": [0.3, 0.4, 0.4]},
+    "expected": {"0": [0.09, 0.1], "5": [0.3, 0.4]},
 }
 NEVER_SENT = {"index", "wall_seconds"}
 TIMES_OF_DAY = {"started", "ended"}

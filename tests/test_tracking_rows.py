@@ -105,7 +105,7 @@ def test_a_ledger_from_before_there_were_figures_and_gaps_is_read(tmp_path: Path
 
 def test_what_is_expected_stands_beside_what_was_measured(tmp_path: Path) -> None:
     assert not any("expected" in row for row in study_rows.with_expected([{"number": 0}], {}))
-    rows = study_rows.with_expected([{"number": 0}, {"number": 1}], {"1": [0.25, 0.5, 0.5]})
+    rows = study_rows.with_expected([{"number": 0}, {"number": 1}], {"1": [0.25, 0.5]})
     assert [(row["expected"], row["expected_bound"]) for row in rows] == [(None, None), (0.25, 0.5)]
 
 

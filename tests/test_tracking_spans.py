@@ -23,6 +23,7 @@ def segments(*times: tuple[float, float, str]) -> list[dict[str, Any]]:
         # Between the checkpoints of a long training the driver takes a breath.
         ([(10.0, 4.0, "a"), (14.04, 4.0, "a"), (18.05, 1.0, "a")], [Span(10.0, 19.05, "a")]),
         ([(10.0, 4.0, "a"), (14.05, 4.0, "a")], [Span(10.0, 14.0, "a"), Span(14.05, 18.05, "a")]),
+        ([(0.0, 0.0, ""), (10.0, 4.0, "a")], [Span(10.0, 14.0, "a")]),
         ([(10.0, 4.0, "a"), (14.0, 4.0, "b")], [Span(10.0, 14.0, "a"), Span(14.0, 18.0, "b")]),
     ],
 )

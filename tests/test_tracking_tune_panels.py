@@ -116,11 +116,25 @@ def test_what_is_expected_on_fresh_seeds_decides_before_the_best_value() -> None
     said = " ".join(headline(analysis))
     assert "Use batch size 32" in said
     assert "val_loss 0.21 expected on a fresh seed (trial 1 came to 0.2), 0.01 better than the next" in said
-    assert "the best single value, 0.1 of trial 0, of which 0.25 is expected, is partly luck" in said
+    assert "the best single value, 0.1 of trial 0, is partly luck, as 0.25 is expected there" in said
     table = finalists_panel(analysis).table
     assert table is not None and "expected on a fresh seed" in table.columns
     behind = table.columns.index("behind by")
     assert [row[behind] for row in table.rows] == ["–", "0.01", "0.04"]
+    assert "Not known yet: what all trials together say is no run on a fresh seed" in finalists_panel(analysis).sentence
+
+
+def test_a_cell_without_a_complete_trial_comes_after_those_of_which_something_is_expected() -> None:
+    found = expecting({0: 0.25, 1: 0.21, 2: 0.22})
+    stopped, curve = trial(3, until=30, value=0.05, batch_size=128)
+    both = dataclasses.replace(found, trials=[*found.trials, stopped], curves={**found.curves, 3: curve})
+    analysis = analyse(both)
+    assert [cell.batch_size for cell in analysis.ranked] == [32, 64, 16, 128]
+    table = finalists_panel(analysis).table
+    assert table is not None
+    assert table.rows[-1][table.columns.index("behind by")] == "–"
+    alone = dataclasses.replace(both, trials=[found.trials[0], stopped])
+    assert "Of no other cell is anything expected" in " ".join(headline(analyse(alone)))
 
 
 def test_without_expectations_the_best_value_decides() -> None:
@@ -139,7 +153,7 @@ def test_what_is_better_in_the_middle_but_less_sure_is_not_called_worse() -> Non
     assert [cell.batch_size for cell in analysis.ranked] == [64, 16, 32]
     rows = [row | ({"expected": 0.2} if row["number"] == 0 else {}) for row in rows]
     said = " ".join(headline(analyse(dataclasses.replace(found, trials=rows))))
-    assert "not surely better or worse than the next" in said
+    assert "more surely good than the next" in said
 
 
 def panels(analysis: Analysis) -> list[Panel]:

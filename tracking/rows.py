@@ -26,8 +26,8 @@ no generalization gap."""
 METRICS = ("best", "final", "fit", "gap")
 """What a result has of each metric."""
 EXPECTED = "expected"
-"""The note of what complete trials' configurations are expected to come to on a fresh seed: number to the value, one
-standard error worse than that, and what it is ranked by, smaller first."""
+"""The note of what complete trials' configurations are expected to come to on a fresh seed: number to the value, and to
+one that is one standard error worse."""
 PAUSED = "paused"
 """The note of the trials that a call has left in the middle of their training: number to why; empty while one runs."""
 POINT_FIRST = ("step", "examples", "epoch", "seconds", "learning_rate")

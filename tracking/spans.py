@@ -26,6 +26,8 @@ def spans_of(segments: Sequence[Mapping[str, Any]]) -> list[Span]:
     """Those of a trial's `SegmentResult`s, in their order; segments that follow at once on one worker are one span."""
     found: list[Span] = []
     for segment in segments:
+        if not segment["worker"]:
+            continue  # It never came to a worker, or nothing came back from there.
         begin, worker = segment["started"], segment["worker"]
         end = begin + segment["wall_seconds"]
         last = found[-1] if found else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tracking.analysis.data import is_number
+from tracking.analysis.judging import rank
 from tracking.analysis.rates import edge_of
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ class Cell:
 
     @property
     def best(self) -> Row | None:
-        """The feasible trial with the best objective; ties go to the lower number."""
+        """The feasible trial to take; ties go to the lower number."""
         judged = [row for row in self.rows if self.records[row["number"]].feasible and is_number(row.get("value"))]
-        return min(judged, key=lambda row: (self.sign * row["value"], row["number"]), default=None)
+        return min(judged, key=lambda row: (rank(row, self.sign), row["number"]), default=None)
 
     @property
     def hits(self) -> int:

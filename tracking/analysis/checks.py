@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracking.analysis.cell_checks import Cell, Check, beware, edge, hits, infeasible
+from tracking.analysis.judging import rank
 
 if TYPE_CHECKING:
     from tracking.analysis.convergence import Convergence
@@ -74,8 +75,8 @@ def _aimed(cells: Sequence[Cell]) -> Iterator[Check]:
 
 
 def _winners(cells: Sequence[Cell], sign: float) -> list[Cell]:
-    """The cell with the best trial of all."""
-    known = [(sign * cell.best["value"], index) for index, cell in enumerate(cells) if cell.best is not None]
+    """The cell with the trial to take."""
+    known = [(rank(cell.best, sign), index) for index, cell in enumerate(cells) if cell.best is not None]
     return [cells[index] for _, index in sorted(known)[:1]]
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 from tracking import rows as study_rows
 from tracking.analysis.convergence import INFEASIBLE
-from tracking.analysis.curves import loss
+from tracking.analysis.judging import rank
 from tracking.ledger import Ledger
 from tracking.remote import Remote
 from tracking.rows import Row
@@ -103,18 +103,12 @@ class StudyData:
         Only finite values count; ties go to the lower number.
         """
         judged = [row for row in rows if counts(row)]
-        known = [row for row in judged if is_number(row.get("expected"))] or judged
-        return min(known, key=lambda row: (self.rank(row), row["number"]), default=None)
+        return min(judged, key=lambda row: (rank(row, self.sign), row["number"]), default=None)
 
-    def rank(self, row: Row) -> float:
-        """What a trial is judged by, smaller first: one standard error worse than expected, or its value."""
-        bound = row.get("expected_bound")
-        return loss(bound if is_number(bound) else row["value"], self.direction)
-
-    def figure(self, row: Row) -> float:
-        """The value that it is named with: what is expected of it, or its own."""
-        expected = row.get("expected")
-        return float(expected if is_number(expected) else row["value"])
+    @property
+    def sign(self) -> float:
+        """-1 where a large objective is good, otherwise 1."""
+        return 1.0 if self.direction == "min" else -1.0
 
 
 def load(folder: Path) -> StudyData:

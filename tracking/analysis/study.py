@@ -14,6 +14,7 @@ from tracking.analysis.checks import checks
 from tracking.analysis.convergence import Convergence, cell_speed
 from tracking.analysis.curves import loss
 from tracking.analysis.data import StudyData
+from tracking.analysis.judging import rank
 from tracking.analysis.rate_laws import RateLaw, rate_law
 from tracking.analysis.scaling import Hyperbola, Regime, economical_batch, fit_hyperbola, regimes
 from tracking.analysis.timing import StepTime, TimeOptimal, fit_step_time, time_optimal
@@ -70,7 +71,7 @@ class Analysis:
     @property
     def ranked(self) -> list[CellResult]:
         """Cells with a result, the best first."""
-        judged = [(self.data.rank(cell.best), cell) for cell in self.cells if cell.best is not None]
+        judged = [(rank(cell.best, self.data.sign), cell) for cell in self.cells if cell.best is not None]
         return [cell for _, cell in sorted(judged, key=lambda pair: pair[0])]
 
     @property

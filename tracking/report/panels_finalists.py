@@ -8,6 +8,7 @@ from typing import Any
 
 from tracking.analysis.cells import CellResult
 from tracking.analysis.data import is_number
+from tracking.analysis.judging import behind
 from tracking.analysis.study import Analysis
 from tracking.analysis.verdicts import Verdict
 from tracking.report import words
@@ -16,8 +17,8 @@ from tracking.report.drawing import Panel, Table
 FINALISTS = 8
 """Rows of the table of configurations."""
 VERIFIED_NOTES = (
-    "In the search, each of these was the best of its cell and so partly the luckiest: the mean on fresh seeds is what "
-    "to expect. The best of the smallest batch size is among them as a baseline.",
+    "In the search, each of these was a single training, chosen among many and so partly a lucky one: the mean on "
+    "fresh seeds is what to expect. The best of the smallest batch size is among them as a baseline.",
     "The difference is the mean of the best less that of the line; all its intervals hold together with 95 % "
     "confidence (Welch, Holm). Detectable is what so many seeds find in 80 % of cases.",
     "The test split was used for the chosen configuration alone, at the end of its trainings, after the choice.",
@@ -54,9 +55,14 @@ def finalists_panel(analysis: Analysis) -> Panel:
         sentence = "On fresh seeds: " + "; ".join(f"against {v.against} {v.outcome}" for v in analysis.verdicts) + "."
         notes = [_verdict_note(verdict) for verdict in analysis.verdicts]
     else:
+        one = (
+            "what all trials together say is no run on a fresh seed"
+            if expects
+            else "each line is a single training with its own seed, so a small lead may be luck"
+        )
         sentence = (
-            "Not known yet: each line is a single training with its own seed, so a small lead may be luck. "
-            f"The first line is what to copy, and its configuration is that of trial {first.best['number']}."
+            f"Not known yet: {one}. The first line is what to copy, and its configuration is that of trial "
+            f"{first.best['number']}."
         )
         notes = [
             "Mean and spread over fresh seeds, intervals of the differences and the test metric need runs on fresh "
@@ -117,8 +123,8 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
 
 
 def _row(analysis: Analysis, cell: CellResult, *, expects: bool) -> list[str]:
-    trial, figure = cell.best or {}, analysis.data.figure
-    behind = abs(figure(trial) - figure(analysis.ranked[0].best or {}))
+    trial = cell.best or {}
+    gap = behind(trial, analysis.ranked[0].best or {}, analysis.data.sign)
     record = next(record for record in cell.records if record.number == trial["number"])
     known = [
         f"{cell.batch_size:,}",
@@ -126,7 +132,7 @@ def _row(analysis: Analysis, cell: CellResult, *, expects: bool) -> list[str]:
         words.number(trial.get("learning_rate")),
         words.number(trial["value"], 4),
         *([words.number(trial.get("expected"), 4)] if expects else []),
-        words.number(behind) if behind else "–",
+        words.number(gap) if gap > 0 else "–",
     ]
     step = cell.step_seconds
     if analysis.data.target is not None:

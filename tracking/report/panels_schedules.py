@@ -11,6 +11,7 @@ import altair as alt
 from tracking.analysis.cells import CellResult
 from tracking.analysis.convergence import selection_interval
 from tracking.analysis.data import counts, is_number
+from tracking.analysis.judging import figure
 from tracking.analysis.study import Analysis
 from tracking.report import drawing, words
 from tracking.report.drawing import Figure, Panel, Rows, Table
@@ -153,11 +154,10 @@ def _schedules_sentence(analysis: Analysis) -> str:
     if len(analysis.methods) == 1:
         return f"Only {analysis.methods[0].name} was tried: there is no other schedule to compare it with."
     wins = {method.name: 0 for method in analysis.methods}
-    sign = 1 if analysis.data.direction == "min" else -1
     for size in analysis.batch_sizes:
-        mine = [cell for cell in analysis.ranked if cell.batch_size == size and cell.best is not None]
+        mine = [cell for cell in analysis.ranked if cell.batch_size == size]
         if mine:
-            wins[min(mine, key=lambda cell: sign * cell.best["value"]).method] += 1  # type: ignore[index]
+            wins[mine[0].method] += 1
     first = analysis.ranked[0]
     assert first.best is not None, "a ranked cell has a best trial"
     shares = words.listed(
@@ -179,7 +179,7 @@ def _schedules_sentence(analysis: Analysis) -> str:
         f"Of {words.count(len(analysis.batch_sizes), 'batch size')}, each with its own tuned rate, the best is "
         f"{shares}; "
         f"the best of all is {first.method} at batch size {first.batch_size:,} "
-        f"({analysis.data.objective} {words.number(first.best['value'])}){widest}."
+        f"({analysis.data.objective} {words.number(figure(first.best))}){widest}."
     )
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from tracking.analysis.curves import loss
-from tracking.analysis.data import StudyData, counts, is_number
+from tracking.analysis.data import StudyData, is_number
 from tracking.analysis.importance import importances
+from tracking.analysis.judging import behind, figure
 from tracking.analysis.rungs import is_tune, promotion_of, rung_results
 from tracking.analysis.study import Analysis
 from tracking.report import words
@@ -60,16 +60,18 @@ def _recommended(analysis: Analysis) -> str:
         return f"{own}{peak}: {best}. No other cell has a result to compare it with."
     second = analysis.ranked[1]
     assert second.best is not None, "a ranked cell has a best trial"
-    mine, other = analysis.data.figure(first.best), analysis.data.figure(second.best)
-    lead = loss(other, analysis.data.direction) - loss(mine, analysis.data.direction)
-    # By a bound, what is better in the middle may be behind.
-    ahead = (
-        f"{words.number(lead)} better than" if lead > 0 else "not surely better or worse than" if lead else "level with"
-    )
-    return (
-        f"{own}{peak}: {best}, {ahead} the next "
-        f"({words.configuration(second, second.best.get('learning_rate'))}: {words.number(other)})."
-    )
+    lead = behind(second.best, first.best, analysis.data.sign)
+    if math.isnan(lead):
+        return f"{own}{peak}: {best}. Of no other cell is anything expected to compare it with."
+    next_one = words.configuration(second, second.best.get("learning_rate"))
+    return f"{own}{peak}: {best}, {_ahead(lead)} the next ({next_one}: {words.number(figure(second.best))})."
+
+
+def _ahead(lead: float) -> str:
+    """Of what is ahead by its bound: in the middle it may be level or behind."""
+    if lead > 0:
+        return f"{words.number(lead)} better than"
+    return "level with" if lead == 0 else "more surely good than"
 
 
 def _came_to(data: StudyData, row: Row) -> str:
@@ -106,15 +108,16 @@ def _sure(analysis: Analysis) -> Iterator[str]:
 
 
 def _expected(data: StudyData) -> str:
-    """Where that comes from, and what becomes of the best value."""
-    judged = [row for row in data.trials if counts(row)]
-    lucky = min(judged, key=lambda row: (loss(row["value"], data.direction), row["number"]))
-    known = f", of which {words.number(lucky['expected'])} is expected" if is_number(lucky.get("expected")) else ""
-    return (
-        "Expected is what all trials together say (a Gaussian process over the space of the search): the best single "
-        f"value, {words.number(lucky['value'])} of trial {lucky['number']}{known}, is partly luck. Only runs on fresh "
-        "seeds can tell for sure."
-    )
+    """Where that comes from, and what becomes of the best value of a complete trial."""
+    said = "Expected is what all trials together say (a Gaussian process over the space of the search)"
+    known = [row for row in data.trials if is_number(row.get("expected"))]
+    lucky = min(known, key=lambda row: (data.sign * row["value"], row["number"]))
+    if data.sign * (lucky["expected"] - lucky["value"]) > 0:
+        said += (
+            f": the best single value, {words.number(lucky['value'])} of trial {lucky['number']}, is partly luck, as "
+            f"{words.number(lucky['expected'])} is expected there"
+        )
+    return f"{said}. Only runs on fresh seeds can tell for sure."
 
 
 def _beside(analysis: Analysis, noise: float) -> str:
