@@ -9,9 +9,11 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 from choices import times
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 from peers import machine, spread
 from tuning_runs import CONTENDERS, WORKLOADS, Run, race
@@ -100,31 +102,52 @@ def middles(found: Sequence[Run]) -> dict[float, float]:
 
 
 def draw(found: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
-    """One panel for each workload: the median over the seeds, and their range."""
-    figure, panels = plt.subplots(1, len(found), figsize=(6 * len(found), 4), squeeze=False)
-    for panel, (name, runs) in zip(panels[0], found.items(), strict=True):
+    """Two panels for each workload, with medians over the seeds and their range: the best loss, and the choice."""
+    figure, panels = plt.subplots(1, 2 * len(found), figsize=(12 * len(found), 4), squeeze=False)
+    for index, (name, runs) in enumerate(found.items()):
+        best, chosen = panels[0][2 * index : 2 * index + 2]
         for key, several in runs.items():
-            times = [several[0].seconds * step / 400 for step in range(1, 401)]
-            values = [[run.at(when) for run in several] for when in times]
-            seen = [(when, each) for when, each in zip(times, values, strict=True) if max(each) < math.inf]
-            whens = [when for when, _ in seen]
-            middle = [statistics.median(each) for _, each in seen]
-            panel.step(whens, middle, where="post", color=COLORS[key], label=CONTENDERS[key].name)
-            low, high = [min(each) for _, each in seen], [max(each) for _, each in seen]
-            panel.fill_between(whens, low, high, step="post", color=COLORS[key], alpha=0.15, linewidth=0)
+            every = [several[0].seconds * step / 400 for step in range(1, 401)]
+            lines(best, key, {when: [run.at(when) for run in several] for when in every}, step="post")
+            lines(chosen, key, {when: [run.chosen_at(when) for run in several] for when in times(several[0].seconds)})
         for target in WORKLOADS[name]["targets"]:
-            panel.axhline(target, color="#444444", linewidth=0.6, linestyle=":")
-        panel.set(xscale="log", yscale="log", xlabel="wall seconds from the command", title=name)
-        for axis, digits in ((panel.xaxis, (1, 3)), (panel.yaxis, (1, 2, 5))):
-            axis.set_major_locator(LogLocator(subs=digits))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
-        panel.set_ylim(top=0.5)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("best validation loss")
-    panels[0][0].legend(frameon=False, fontsize=9, loc="upper right")
+            best.axhline(target, color="#444444", linewidth=0.6, linestyle=":")
+        best.set(title=f"{name}: the best training so far", ylabel="best validation loss")
+        chosen.set(title=f"{name}: what it would choose", ylabel="mean validation loss on fresh seeds")
+        best.set(yscale="log")
+        best.set_ylim(top=0.5)
+        for panel in (best, chosen):
+            dress(panel)
+        best.legend(frameon=False, fontsize=9, loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
+
+
+def lines(
+    panel: Axes, key: str, values: Mapping[float, Sequence[float]], *, step: Literal["post"] | None = None
+) -> None:
+    """The median of each time that all seeds have a value at, and their range; without `step`, a mark at each."""
+    seen = {when: each for when, each in values.items() if max(each) < math.inf}
+    middle = [statistics.median(each) for each in seen.values()]
+    low, high = [min(each) for each in seen.values()], [max(each) for each in seen.values()]
+    look: dict[str, Any] = {
+        "color": COLORS[key],
+        "label": CONTENDERS[key].name,
+        "drawstyle": "steps-post" if step else "default",
+    }
+    panel.plot(list(seen), middle, marker="" if step else "o", **look)
+    panel.fill_between(list(seen), low, high, step=step, color=COLORS[key], alpha=0.15, linewidth=0)
+
+
+def dress(panel: Axes) -> None:
+    """Seconds as factors, and plain numbers."""
+    panel.set(xscale="log", xlabel="wall seconds from the command")
+    logarithmic = [(panel.xaxis, (1, 3)), *([(panel.yaxis, (1, 2, 5))] if panel.get_yscale() == "log" else [])]
+    for axis, digits in logarithmic:
+        axis.set_major_locator(LogLocator(subs=digits))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+    panel.spines[["top", "right"]].set_visible(False)
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
