@@ -174,7 +174,10 @@ def description(study: Study, said: Sequence[str]) -> str:
 
 
 def figures(study: Study) -> dict[str, float]:
-    """Key figures of a search, as metrics of its own run in MLflow."""
+    """Key figures of a search, as metrics of its own run in MLflow.
+
+    `result/value` is what the recommended trial came to: it may get worse when another is recommended.
+    """
     ended = [result for cell in study.cells.values() for result in cell.results.values()]
     counts = {
         f"trials/{status.lower()}": float(sum(r.status == status for r in ended))

@@ -31,7 +31,7 @@ class Finalist(CellStudy):
     """A configuration of the search as a cell of its own, whose trials differ in their seeds alone."""
 
     proposed: TrialConfig
-    """The trial that won its cell."""
+    """The trial that stands for its cell."""
     search_value: float
     """What that trial came to."""
     baseline: bool

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from tracking.ledger import Ledger, Note
 from tracking.place import write
+from tracking.rows import EXPECTED
 
 ARTIFACT = "artifact:"
 """Notes whose key begins so name a file, relative to the study's folder; their value is its digest."""
 MEASURED = "notes.json"
 """What was noted of a study besides its trials, for a report from MLflow alone."""
-NOTED = ("probes", "bounds", "calibration", "verification", "ended", "too_large", "expected")
+NOTED = ("probes", "bounds", "calibration", "verification", "ended", "too_large", EXPECTED)
 RECIPE = "recipe"
 """The note that holds the recipe itself."""
 
