@@ -367,7 +367,6 @@ def _when_it_has_workers(stack: contextlib.ExitStack, address: str) -> Client:
 def test_no_worker_process_is_left_over() -> None:
     script = f"""
 import os
-import re
 from search.cluster import connected
 from search.cluster_config import ClusterConfig
 with connected(ClusterConfig(workers=1), paths=[{HERE!r}]) as client:
