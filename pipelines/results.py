@@ -115,8 +115,7 @@ def _expected(study: Study, ranking: Sequence[Ranked]) -> str:
     text = f"Best: {_named(trial)} ({figure} expected on a fresh seed; trial {trial.number} came to {result.value:.4g})"
     lucky, best = study.leaders()[0]
     there = expected[lucky.number].value if lucky.number in expected else _value(best)
-    worse = there - _value(best) if study.space.metrics.direction == "min" else _value(best) - there
-    if lucky.number == trial.number or worse <= 0:
+    if lucky.number == trial.number or study.sign * (there - _value(best)) <= 0:
         return f"{text}. `regatta verify` tries it on fresh seeds."
     return (
         f"{text}. The best value, {best.value:.4g} of trial {lucky.number}, is partly luck: "

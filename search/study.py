@@ -218,6 +218,11 @@ class Study:
         """All trials asked, by number."""
         return sorted((trial for study in self.cells.values() for trial in study.asked), key=lambda trial: trial.number)
 
+    @property
+    def sign(self) -> float:
+        """-1 where a large objective is good, otherwise 1."""
+        return 1.0 if self.space.metrics.direction == "min" else -1.0
+
     def expect(self) -> None:
         """Work out what configurations are expected to come to; of a grid, whose cells are compared, nothing."""
 
@@ -227,8 +232,7 @@ class Study:
             return self.leaders()
         known = [(trial, study.results[trial.index]) for study in self.cells.values() for trial in study.ended()]
         judged = [pair for pair in known if pair[0].number in self.expected]
-        sign = 1.0 if self.space.metrics.direction == "min" else -1.0
-        judged.sort(key=lambda pair: (sign * self.expected[pair[0].number].bound, pair[0].number))
+        judged.sort(key=lambda pair: (self.sign * self.expected[pair[0].number].bound, pair[0].number))
         best: dict[str, tuple[TrialConfig, TrialResult]] = {}
         for trial, result in judged:
             best.setdefault(trial.cell, (trial, result))
@@ -236,9 +240,8 @@ class Study:
 
     def leaders(self) -> list[tuple[TrialConfig, TrialResult]]:
         """The trial of every cell with the best value, the best first."""
-        sign = 1.0 if self.space.metrics.direction == "min" else -1.0
         best = [(trial, study.results[trial.index]) for study in self.cells.values() if (trial := study.best())]
-        return sorted(best, key=lambda pair: (sign * _value(pair[1]), pair[0].number))
+        return sorted(best, key=lambda pair: (self.sign * _value(pair[1]), pair[0].number))
 
     @property
     def criterion(self) -> Criterion:

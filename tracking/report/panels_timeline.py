@@ -93,8 +93,7 @@ def packs_of(data: StudyData) -> list[Pack]:
     together: dict[tuple[float, str, int], list[Span]] = defaultdict(list)
     for row in data.trials:
         for span in data.spans.get(row["number"], ()):
-            if span.worker:
-                together[span.begin, span.worker, row["batch_size"]].append(span)
+            together[span.begin, span.worker, row["batch_size"]].append(span)
     return [
         Pack(worker=worker, batch_size=size, begin=begin, end=max(span.end for span in spans), trials=len(spans))
         for (begin, worker, size), spans in sorted(together.items(), key=lambda entry: entry[0])
