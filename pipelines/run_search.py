@@ -202,9 +202,7 @@ def preflight(executor: Executor, study: Study) -> dict[str, Any]:
     sizes = {cell.cell.batch_size: cell for cell in cells}
     kinds = {(cell.cell.optimizer, cell.cell.schedule): cell for cell in cells}
     chosen = {cell.cell.name: cell for cell in (*sizes.values(), *kinds.values())}
-    configs = [
-        cell.space.train_config(cell.cell, cell.explorations()[0], index=0).to_json() for cell in chosen.values()
-    ]
+    configs = [cell.example().to_json() for cell in chosen.values()]
     facts: dict[str, Any] = executor.call("models.preflight.check", configs)
     if facts["mistakes"]:
         raise ValueError("\n".join(facts["mistakes"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,15 +81,13 @@ class CellStudy:
     def explorations(self) -> list[dict[str, Any]]:
         """The quasi-random configurations of this cell."""
         if self._explorations is None:
-            search = self.space.search
-            self._explorations = proposals.quasi_random(
-                self.cell.ranges,
-                count=search.trials,
-                seed=derive(search.seed, self.cell.name, "explore"),
-                # When `trials` has been raised, what was refined before may be what would come next.
-                known=self._known("refine"),
-            )
+            # When `trials` has been raised, what was refined before may be what would come next.
+            self._explorations = self._sequence(self.space.search.trials, known=self._known("refine"))
         return self._explorations
+
+    def _sequence(self, count: int, *, known: Collection[str] = ()) -> list[dict[str, Any]]:
+        seed = derive(self.space.search.seed, self.cell.name, "explore")
+        return proposals.quasi_random(self.cell.ranges, count=count, seed=seed, known=known)
 
     def propose(self) -> tuple[Phase, dict[str, Any]] | None:
         """The next configuration; None while results must come first, or when there are no more."""
@@ -114,6 +112,10 @@ class CellStudy:
     def train_config(self, sampled: Mapping[str, Any], *, index: int) -> TrainConfig:
         """The training of one trial of this cell."""
         return self.space.train_config(self.cell, sampled, index=index)
+
+    def example(self) -> TrainConfig:
+        """The first of its quasi-random trainings, for what is to be found out before any trial."""
+        return self.train_config(self._sequence(1)[0], index=0)
 
     def extension(self) -> RangeConfig | None:
         """The stretch of learning rates beyond the edge at which the best quasi-random trial lies, if it does."""

@@ -172,7 +172,7 @@ def crowds_of(study: Study) -> dict[Kind, Crowd]:
         if kind in planned and kind not in crowds:
             many = variants(cell.cell.ranges)
             crowds[kind] = Crowd(
-                config=cell.train_config(cell.explorations()[0], index=0),
+                config=cell.example(),
                 # More there cannot be among so few trials; a continuous range has no end of them.
                 variants=int(min(many, planned[kind])),
                 planned=planned[kind] / many,

@@ -25,7 +25,7 @@ def look(study: Study, executor: Executor, *, per_gpu: int) -> Iterator[str]:
     Yields:
         What came of it, a sentence each.
     """
-    trains = {cell.cell.batch_size: cell.train_config(cell.explorations()[0], index=0) for cell in study.cells.values()}
+    trains = {cell.cell.batch_size: cell.example() for cell in study.cells.values()}
     _, *others = sorted(trains)
     if not others:
         return
