@@ -269,6 +269,8 @@ class Conductor:
 
     def save(self, trainer: Any) -> None:
         """Write the checkpoint of this step; the clock stands still meanwhile."""
+        if not self.segment.folder:
+            return
         self.recorder.stop_clock()
         path = self.path()
         try:

@@ -214,7 +214,7 @@ class TrialArray(pl.LightningModule):
         self._stop_clocks()
         for index in leaving:
             member = self.live.pop(index)
-            if member.conductor.status == "DIVERGED":
+            if member.conductor.status == "DIVERGED" or not member.segment.folder:
                 continue
             loops = solo_loops(
                 self.trainer, member.conductor, epoch=member.epoch, batches_done=batches_done, ended=not in_epoch

@@ -45,7 +45,7 @@ class Segment:
     fused: bool = False
     """Whether it trains as the member of an array even where it is the only one: its steps are recorded there."""
     folder: str
-    """Where it writes its checkpoint (path or fsspec URL)."""
+    """Where it writes its checkpoint (path or fsspec URL); empty: nowhere, and nothing goes on from its end."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for another process."""

@@ -29,6 +29,7 @@ from tracking.ledger import Ledger
 from tracking.ledger_file import LedgerUnwritable, driver_lock
 from tracking.place import home, write
 from tracking.sync import Sync
+from tracking.sync_process import SyncProcess
 from tracking.view import experiment_tags
 
 VERSIONS = ("regatta", "torch", "pytorch-lightning", "optuna", "distributed", "mlflow")
@@ -50,7 +51,7 @@ class Session:
     folder: Path
     study: Study
     ledger: Ledger
-    sync: Sync | None
+    sync: Sync | SyncProcess | None
     console: Console
     interrupts: Interrupts
 
@@ -168,12 +169,12 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def syncing(recipe: Recipe, folder: Path) -> Iterator[Sync | None]:
+def syncing(recipe: Recipe, folder: Path) -> Iterator[SyncProcess | None]:
     """The background writer to MLflow, if the recipe wants one."""
     if not recipe.tracking.mlflow:
         yield None
         return
-    sync = Sync(folder, uri=recipe.tracking.uri, home=home(), system_metrics=recipe.tracking.system_metrics)
+    sync = SyncProcess(folder, uri=recipe.tracking.uri, home=home(), system_metrics=recipe.tracking.system_metrics)
     try:
         yield sync
     finally:
@@ -241,7 +242,7 @@ def note(session: Session) -> str:
     return "" if session.sync is None else behind(session.sync)
 
 
-def behind(sync: Sync) -> str:
+def behind(sync: Sync | SyncProcess) -> str:
     """What waits for MLflow, and why, where it is away or slow."""
     problem, waiting = sync.problem(), sync.pending()
     lacks = f"{waiting:,} trials with {sync.evaluations():,} evaluations wait for MLflow"

@@ -148,8 +148,8 @@ class DaskExecutor:
         return self.calls(function, [payload])[0]
 
     def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
-        """A task each, all waited for."""
-        futures = [self._client.submit(call, function, payload, pure=False) for payload in payloads]
+        """A task each, all waited for; before segments that wait for their worker, since whoever calls waits too."""
+        futures = [self._client.submit(call, function, payload, pure=False, priority=1) for payload in payloads]
         try:
             return [self._answer(future, function, payload) for future, payload in zip(futures, payloads, strict=True)]
         except (CancelledError, OSError) as error:

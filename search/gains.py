@@ -93,6 +93,17 @@ class Inquiry:
         packs = math.ceil(PACKS_PER_SLOT * slots / max(1, sum(crowd.variants for crowd in crowds.values())))
         self.questions = [crowd.question(packs) for crowd in self._crowds.values()]
 
+    def informed(self, answers: Sequence[Mapping[str, Any]], *, worth: float) -> list[dict[str, Any]]:
+        """The questions with what answers to the first of them tell of the others of the same optimizer."""
+        fixed: dict[str, float] = {}
+        for (_, optimizer), answer in zip(self._crowds, answers, strict=False):
+            if answer["width"] > 1:
+                fixed[optimizer] = min(fixed.get(optimizer, math.inf), fixed_seconds(answer))
+        return [
+            {**question, "worth": worth, "fixed_seconds": fixed[optimizer]} if optimizer in fixed else question
+            for (_, optimizer), question in zip(self._crowds, self.questions, strict=True)
+        ]
+
     def gains(self, answers: Sequence[Mapping[str, Any]], *, noted: Mapping[str, float] | None = None) -> Gains:
         """What the answers come to, one for each question or for the first of them: the rest trains alone.
 
@@ -179,6 +190,13 @@ def crowds_of(study: Study) -> dict[Kind, Crowd]:
                 first=max(1, math.ceil(first[kind] / many)),
             )
     return crowds
+
+
+def fixed_seconds(answer: Mapping[str, Any]) -> float:
+    """Of a step alone the part that an array shares, if its step takes that and as much again for every member."""
+    width, alone = answer["width"], answer["step_seconds"]
+    each = (width * answer["share_seconds"] - alone) / (width - 1)
+    return float(max(0.0, alone - max(0.0, each)))
 
 
 def kind_of(name: str) -> Kind:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
+from pathlib import Path
 
 import pytest
 from search_parts import space
 
 from models.config import TrainConfig
 from models.memory import keep_freed_memory
-from models.probes import array_gain, best_width, member_bytes, memory_left
+from models.probes import array_gain, best_width, highest_gain, member_bytes, memory_left
 from search.study import Study
 
 
@@ -59,6 +61,25 @@ def test_there_is_memory_left_here() -> None:
 def test_a_trial_that_fits_only_once_trains_alone_and_says_so() -> None:
     gain = array_gain({"config": config().to_json(), "most": 1})
     assert (gain["width"], gain["reason"]) == (1, "two of it do not fit into memory side by side")
+
+
+def test_no_array_is_tried_that_could_not_be_worth_it() -> None:
+    told = array_gain({"config": config().to_json(), "most": 16, "fixed_seconds": 1e-9, "worth": 1.5})
+    assert (told["width"], told["share_seconds"]) == (1, 0.0) and told["step_seconds"] > 0
+    assert told["reason"] == "side by side could be 1.0 times as fast, at most"
+    assert array_gain({"config": config().to_json(), "most": 16, "fixed_seconds": 1e9, "worth": 1.5})["width"] > 1
+
+
+@pytest.mark.parametrize(("alone", "fixed", "expected"), [(4.0, 1.0, 4 / 3), (4.0, 3.0, 4.0), (4.0, 4.0, math.inf)])
+def test_an_array_can_share_no_more_than_what_is_fixed(alone: float, fixed: float, expected: float) -> None:
+    assert highest_gain(alone, fixed) == pytest.approx(expected)
+
+
+def test_measuring_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert array_gain({"config": config().to_json(), "most": 4})["width"] > 1
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_freed_memory_is_kept_wherever_the_allocator_is_glibcs() -> None:

@@ -12,9 +12,9 @@ import pytest
 from search_parts import space
 
 from search.executors import SerialExecutor
-from search.gains import UNACCOMPANIED
+from search.gains import UNACCOMPANIED, fixed_seconds
 from search.race import Race
-from search.survey import ALONE, Survey
+from search.survey import ALONE, WORTH, Survey
 from search.tuning import TuneStudy
 from tracking.ledger import Ledger
 
@@ -31,6 +31,7 @@ class Asked(SerialExecutor):
         self.let = threading.Event()
         self.submitted = 0
         self.before: int | None = None
+        self.asked: list[Any] = []
 
     def submit(self, segments: Sequence[Any]) -> None:
         self.submitted += len(segments)
@@ -38,6 +39,7 @@ class Asked(SerialExecutor):
 
     def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
         self.before = self.submitted
+        self.asked += payloads
         assert self.let.wait(60) and function == "models.probes.array_gain"
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -99,6 +101,30 @@ def test_what_is_known_of_a_batch_size_counts_before_the_others_are_measured(tmp
 
         race.run(executor, stopping=lambda: known[-1] == 2, watch=watch)
     assert known == [0, 1, 2]
+
+
+def test_what_is_fixed_of_a_step_is_told_to_the_probe_of_the_next_batch_size(tmp_path: Path) -> None:
+    made = space(**{**SPACE, "batch_sizes": (64, 256), "trials": 100})
+    with Ledger.open(tmp_path, create=True) as ledger:
+        race = Race(TuneStudy(made), ledger, str(tmp_path / "checkpoints"))
+        executor = Asked()
+        executor.let.set()
+        run(race, executor, let_after=1000)
+    first, second = executor.asked
+    assert "fixed_seconds" not in first and second["worth"] == WORTH
+    # A step of 8 takes 0.08 s, one alone 0.1: nothing of it can belong to a member.
+    assert second["fixed_seconds"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("width", "share", "alone", "expected"),
+    [(16, 0.1, 1.0, 0.96), (5, 0.4, 1.0, 0.75), (8, 0.05, 1.0, 1.0), (4, 2.0, 1.0, 0.0)],
+)
+def test_what_is_fixed_of_a_step_is_what_members_do_not_add(
+    width: int, share: float, alone: float, expected: float
+) -> None:
+    answer = {**ANSWER, "width": width, "share_seconds": share, "step_seconds": alone}
+    assert fixed_seconds(answer) == pytest.approx(expected)
 
 
 def test_who_goes_on_knows_the_step_times_of_before_until_they_are_measured_anew(race: Race) -> None:
