@@ -37,9 +37,10 @@ def table(runs: Mapping[str, Sequence[Run]]) -> Iterator[str]:
 
 
 def times_as_long(runs: Mapping[str, Sequence[Run]], targets: Sequence[float]) -> Iterator[str]:
-    """A line for each contender: seconds to each target, as a multiple of the first one's with the same seed.
+    """A line for each contender: seconds to each target, the median also as a multiple of the first one's.
 
-    A search that ended without the target counts with its whole time, and the median is then marked as a lower bound.
+    Searches of one seed have nothing else in common, so that no pairs are made of them. Where more than half of them
+    ended without the target, their time makes a lower bound.
     """
     yield f"| contender | {' | '.join(f'seconds to {target}' for target in targets)} |"
     yield "|---|" + "---|" * len(targets)
@@ -48,12 +49,11 @@ def times_as_long(runs: Mapping[str, Sequence[Run]], targets: Sequence[float]) -
         line = [CONTENDERS[key].name]
         for target in targets:
             reached = [run.until(target) for run in found]
-            pairs = [(run, own.until(target)) for run, own in zip(found, runs[first], strict=True)]
-            ratios = [min(run.until(target), run.seconds) / own for run, own in pairs if math.isfinite(own)]
-            missed = any(math.isinf(run.until(target)) for run, own in pairs if math.isfinite(own))
             text = f"{spread(reached, '.1f')}, {sum(map(math.isfinite, reached))} of {len(reached)}"
-            if key != first and ratios:
-                text += f": {'at least ' if missed else ''}{statistics.median(ratios):.1f}x"
+            own, middle = statistics.median([run.until(target) for run in runs[first]]), statistics.median(reached)
+            if key != first and math.isfinite(own):
+                bound = "" if math.isfinite(middle) else "at least "
+                text += f": {bound}{min(middle, found[0].seconds) / own:.1f}x"
             line.append(text)
         yield f"| {' | '.join(line)} |"
 

@@ -279,5 +279,6 @@ def test_the_store_is_the_configured_one_then_the_environments_then_our_own(
 
 
 def test_mlflow_is_not_imported_before_a_writer_is_made() -> None:
-    code = "import sys, tracking.sync, tracking.tables; print({'mlflow', 'sqlalchemy', 'torch'} & set(sys.modules))"
+    given = "import sys, tracking.sync_process, tracking.tables; "
+    code = given + "print({'mlflow', 'sqlalchemy', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -18,6 +18,7 @@ from search.trial import TrialResult
 from tracking.files import announce
 from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
+from tracking.rows import PAUSED
 from tracking.runs import DESCRIPTION, KEY, PARENT, MlflowWriter, RunWriter, WholeRun, WriteRefused
 from tracking.sending import Projection, push
 from tracking.sync import Sync
@@ -109,7 +110,7 @@ def test_the_store_has_what_the_ledger_has(tmp_path: Path, writer: RunWriter) ->
         "0002 b32-sgd-cosine",
         "FINISHED",
         "FAILED",
-        "RUNNING",
+        "KILLED",
     )
     assert [point.step for point in ended.points if point.key == "validation/loss"] == [20, 40, 60]
     assert [point.step for point in running.points if point.key == "validation/loss"] == [20]
@@ -284,6 +285,43 @@ def test_a_search_that_goes_on_opens_its_run_again(tmp_path: Path, writer: RunWr
         ledger.set_meta("status", "RUNNING")
         push(ledger, writer)
         assert contents(writer, ledger.meta("id"))[":search"].status == "RUNNING"
+
+
+def test_a_trial_left_in_the_middle_is_killed_with_the_search_and_runs_again_with_it(
+    tmp_path: Path, writer: RunWriter
+) -> None:
+    def left() -> Seen:
+        push(ledger, writer)
+        return contents(writer, ledger.meta("id"))[":4"]
+
+    with filled(tmp_path) as ledger:
+        ledger.set_meta("status", "RUNNING")
+        assert left().status == "RUNNING"
+        ledger.set_meta(PAUSED, {"4": "after 25 s"})
+        ledger.set_meta("status", "FINISHED")
+        assert (left().status, left().tags["reason"], left().tags["status"]) == ("KILLED", "after 25 s", "RUNNING")
+        before = writer.calls
+        push(ledger, writer)
+        assert writer.calls - before <= 2
+        ledger.set_meta("status", "RUNNING")
+        assert (left().status, left().tags["reason"]) == ("RUNNING", "")
+        last = segment(4, 20, 60)
+        ledger.record(last.to_json(), result([segment(4, 0, 20, status="PAUSED"), last]))
+        assert left().status == "FINISHED"
+        ledger.set_meta("status", "FINISHED")
+        assert left().status == "FINISHED"
+
+
+def test_a_deleted_run_of_a_trial_left_in_the_middle_does_not_keep_the_search_from_ending(tmp_path: Path) -> None:
+    writer = MemoryWriter()
+    with filled(tmp_path) as ledger:
+        ledger.set_meta("status", "RUNNING")
+        push(ledger, writer)
+        (gone,) = (run_id for run_id, run in writer.runs.items() if run.tags[KEY].endswith(":4"))
+        del writer.runs[gone]
+        ledger.set_meta("status", "FINISHED")
+        assert push(ledger, writer) == {4: f"there is no run {gone!r}"}
+        assert contents(writer, ledger.meta("id"))[":search"].status == "FINISHED"
 
 
 def test_the_machine_is_watched_on_the_searchs_own_run_only_when_asked(tmp_path: Path) -> None:

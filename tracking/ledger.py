@@ -219,6 +219,11 @@ class Ledger:
         run_id, points, closed, creating = rows[0] if rows else (None, -1, False, False)
         return RunState(run_id=run_id, points=points, closed=bool(closed), creating=bool(creating))
 
+    def open_runs(self) -> dict[int, str]:
+        """The runs of trials that have not ended, by the trial's number: their ids."""
+        rows = self._read("SELECT trial, run_id FROM runs WHERE trial >= 0 AND closed = 0 AND run_id IS NOT NULL")
+        return dict(sorted(rows))
+
     def save_run(self, trial: int, state: RunState) -> None:
         """Keep how far a trial (or `SEARCH_RUN`) has got in MLflow."""
         self.save_runs({trial: state})

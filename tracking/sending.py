@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from tracking import projection
 from tracking.files import unsent_files
 from tracking.fronts import send_front
 from tracking.ledger import SEARCH_RUN, Ledger, Note, RunState
+from tracking.rows import PAUSED
 from tracking.runs import (
     DESCRIPTION,
     PARENT,
@@ -51,8 +52,10 @@ class Projection:
         """
         parent = self._parent = self._parent or self._search_run()
         yield
+        yield from self._unfinished("RUNNING")
         yield from self._step(SEARCH_RUN, partial(self._send_notes, parent))
         yield from self._trials(parent)
+        yield from self._unfinished("KILLED")
         # Files come last: a store whose artifacts are out of reach still gets the numbers.
         yield from self._step(SEARCH_RUN, partial(self._send_end, parent))
         yield from self._step(SEARCH_RUN, partial(self._send_files, parent))
@@ -138,6 +141,22 @@ class Projection:
             if note.key == "status":
                 self._writer.close_run(parent, cast(RunStatus, note.value), round(1000 * note.changed))
                 self._ledger.notes_sent([note])
+
+    # -- trials that a search has left in the middle of their training
+
+    def _unfinished(self, status: Literal["RUNNING", "KILLED"]) -> Iterator[None]:
+        """Their runs are KILLED, with the reason, once the search has ended, and RUNNING again when it goes on."""
+        note = next((note for note in self._ledger.unsent_notes() if note.key == "status"), None)
+        if note is None or (note.value == "RUNNING") != (status == "RUNNING"):
+            return
+        reasons = (self._ledger.meta(PAUSED) or {}) if status == "KILLED" else {}
+        for number, run_id in self._ledger.open_runs().items():
+            tags = {"reason": reasons.get(str(number), "")}
+            yield from self._step(number, partial(self._mark, run_id, status, tags, round(1000 * note.changed)))
+
+    def _mark(self, run_id: str, status: RunStatus, tags: Mapping[str, str], at_ms: int) -> None:
+        self._writer.log(run_id, params={}, tags=tags, points=())
+        self._writer.close_run(run_id, status, at_ms)
 
     # -- trials that have come to something before the store knew of them: most of those that wait at a rung too
 
