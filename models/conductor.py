@@ -44,7 +44,9 @@ class Conductor:
         self._factors: list[float] = plan.factors.tolist()
         if segment.rescale:
             name, args, warmup = self.config.schedule, self.config.schedule_args, self.config.warmup
-            self._factors = schedules.factors(name, args, steps=self._until, warmup=warmup).tolist()
+            stretched = schedules.factors(name, args, steps=self._until, warmup=warmup).tolist()
+            # In mid-epoch it cannot pause at an evaluation, and takes another step.
+            self._factors = [*stretched, *stretched[-1:] * (plan.total_steps - self._until)]
         self._plateau = Plateau(**self.config.schedule_args) if self.config.schedule == "plateau" else None
         self._plateau_factor = 1.0
         self.random: dict[str, Any] | None = None

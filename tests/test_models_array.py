@@ -307,13 +307,22 @@ def test_members_of_different_rungs_share_an_array_and_leave_it_when_they_are_th
     assert len(results[1].curve) == 2 and len(results[0].curve) == 2
 
 
-def test_rescaled_members_of_different_rungs_equal_themselves_alone(tmp_path: Path) -> None:
-    ends = (1 / 3, 2 / 3, 1.0)
+@pytest.mark.parametrize(
+    ("evaluations", "ends", "steps"),
+    # An evaluation in mid-epoch is no place to pause at: it is one step later.
+    [(3, (1 / 3, 2 / 3, 1.0), [8, 16, 24]), (4, (1 / 4, 3 / 4, 1.0), [7, 19, 24])],
+)
+def test_rescaled_members_of_different_rungs_equal_themselves_alone(
+    evaluations: int, ends: Sequence[float], steps: Sequence[int], tmp_path: Path
+) -> None:
+    configs = trio(evaluations=evaluations)
     parts, again = (
         [dataclasses.replace(part, until=end) for part, end in zip(made, ends, strict=True)]
-        for made in (segments(trio(), tmp_path / place, rescale=True) for place in ("array", "alone"))
+        for made in (segments(configs, tmp_path / place, rescale=True) for place in ("array", "alone"))
     )
-    assert_equal(train_array(parts), alone(again))
+    together = train_array(parts)
+    assert [result.to_step for result in together] == steps
+    assert_equal(together, alone(again))
 
 
 def test_what_cannot_be_fused_trains_alone_and_says_why(tmp_path: Path) -> None:

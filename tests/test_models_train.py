@@ -220,6 +220,18 @@ def test_a_rescaled_schedule_is_whole_at_every_rung(tmp_path: Path, monkeypatch:
     assert code.Watches.rates == (0.05 * schedules.factors("cosine", {}, steps=39)).tolist()[13:]
 
 
+def test_a_rescaled_schedule_stays_at_its_end_where_the_rung_is_an_evaluation_in_mid_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = user_code(tmp_path, monkeypatch)
+    config = config_of(code, model="Watches", schedule="cosine", warmup=0.0, evaluations=6)
+    first = Segment(trial=0, config=config, folder=str(tmp_path), until=6 / 39, rescale=True)
+    begun = train_segment(first)
+    assert (begun.status, begun.to_step, [point["step"] for point in begun.curve]) == ("PAUSED", 7, [6])
+    rates = (0.05 * schedules.factors("cosine", {}, steps=6)).tolist()
+    assert code.Watches.rates == [*rates, rates[-1]]
+
+
 def test_plateau_lowers_the_rate_after_the_evaluation_that_did_not_improve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
