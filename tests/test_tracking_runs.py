@@ -112,6 +112,20 @@ def test_a_run_is_closed_and_opened_again_and_takes_more_after_its_end(writer: R
     assert seen(writer, run_id).status == "RUNNING"
 
 
+def test_many_runs_are_closed_as_one_is(writer: RunWriter) -> None:
+    ids = [start(writer, key) for key in ("first", "second")]
+    other = start(writer, "third")
+    for _ in range(2):
+        writer.close_runs(ids, "KILLED", 9000)
+    assert [(seen(writer, run_id).status, seen(writer, run_id).ended_ms) for run_id in ids] == [("KILLED", 9000)] * 2
+    assert seen(writer, other).status == "RUNNING"
+    writer.close_runs(ids[1:], "RUNNING", 9900)
+    assert [seen(writer, run_id).status for run_id in ids] == ["KILLED", "RUNNING"]
+    writer.close_runs([], "KILLED", 9900)
+    with pytest.raises(WriteRefused):
+        writer.close_runs([*ids, "0" * 32], "FINISHED", 9900)
+
+
 def test_whole_runs_are_as_if_each_were_opened_logged_and_closed(writer: RunWriter) -> None:
     params, tags = {"width": "64", "long": "x" * 7000}, {"cell": "b32", "long": "y" * 9000}
     points = [MetricPoint("a", float(step), 2000 + step, step) for step in range(1200)]

@@ -18,7 +18,6 @@ from search.trial import TrialResult
 from tracking.files import announce
 from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
-from tracking.rows import PAUSED
 from tracking.runs import DESCRIPTION, KEY, PARENT, MlflowWriter, RunWriter, WholeRun, WriteRefused
 from tracking.sending import Projection, push
 from tracking.sync import Sync
@@ -297,14 +296,13 @@ def test_a_trial_left_in_the_middle_is_killed_with_the_search_and_runs_again_wit
     with filled(tmp_path) as ledger:
         ledger.set_meta("status", "RUNNING")
         assert left().status == "RUNNING"
-        ledger.set_meta(PAUSED, {"4": "after 25 s"})
         ledger.set_meta("status", "FINISHED")
-        assert (left().status, left().tags["reason"], left().tags["status"]) == ("KILLED", "after 25 s", "RUNNING")
+        assert (left().status, left().tags["status"]) == ("KILLED", "RUNNING")
         before = writer.calls
         push(ledger, writer)
         assert writer.calls - before <= 2
         ledger.set_meta("status", "RUNNING")
-        assert (left().status, left().tags["reason"]) == ("RUNNING", "")
+        assert left().status == "RUNNING"
         last = segment(4, 20, 60)
         ledger.record(last.to_json(), result([segment(4, 0, 20, status="PAUSED"), last]))
         assert left().status == "FINISHED"

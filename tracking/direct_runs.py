@@ -10,11 +10,12 @@ import importlib
 import math
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tracking.client import SQLITE, one_line
-from tracking.runs import KEY, MetricPoint, MlflowWriter, WholeRun, WriteRefused, cut, legal_name
+from tracking.runs import KEY, MetricPoint, MlflowWriter, RunStatus, WholeRun, WriteRefused, cut, legal_name
 
 AT_ONCE = 5000
 """Values in one transaction: they lock the database for some 50 ms, or as much longer as this thread has to wait."""
@@ -54,6 +55,14 @@ class DirectWriter(MlflowWriter):
         with self._calling():
             return self._tables.insert(self.experiment_id, runs)
 
+    def close_runs(self, run_ids: Sequence[str], status: RunStatus, ended_ms: int) -> None:
+        """All of them or none, in one transaction, which counts as one call."""
+        if self._tables is None:
+            super().close_runs(run_ids, status, ended_ms)
+            return
+        with self._calling():
+            self._tables.close(run_ids, status, ended_ms)
+
 
 class RunTables:
     """MLflow's tables of runs, as its own models describe them."""
@@ -87,18 +96,29 @@ class RunTables:
             WriteRefused: whatever else there is; nothing has been written.
         """
         ids = [uuid.uuid4().hex for _ in runs]
-        try:
+        with _told():
             experiment = self._experiment(experiment_id)
             self._check_active(experiment)
             rows = self._rows(experiment, dict(zip(ids, runs, strict=True)))
             with self._session(read_only=False) as session:
                 for name in filter(rows.get, COLUMNS):
                     session.execute(self._tables[name].insert(), rows[name])
-        except Exception as error:  # whatever it is, the client tells better which run is to blame
-            if getattr(error, "error_code", None) == AWAY:
-                raise
-            raise WriteRefused(one_line(error)) from error
         return ids
+
+    def close(self, run_ids: Sequence[str], status: RunStatus, ended_ms: int) -> None:
+        """Set the status of active runs, and when they ended unless they run again.
+
+        Raises:
+            MlflowException: the database is locked, full or away.
+            WriteRefused: whatever else there is, a run that is not there too; nothing has been written.
+        """
+        table = self._tables["SqlRun"]
+        values = {"status": status, **({} if status == "RUNNING" else {"end_time": ended_ms})}
+        with _told(), self._session(read_only=False) as session:
+            active = table.c.run_uuid.in_(run_ids) & (table.c.lifecycle_stage == "active")
+            changed = session.execute(table.update().where(active).values(values)).rowcount
+            if changed != len(run_ids):
+                raise WriteRefused(f"{len(run_ids) - changed} runs are deleted")
 
     def _rows(self, experiment: Any, runs: Mapping[str, WholeRun]) -> dict[str, list[Row]]:
         if self._active_model() is not None:
@@ -116,6 +136,17 @@ class RunTables:
             rows["SqlMetric"] += points
             rows["SqlLatestMetric"] += _latest(points)
         return rows
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever it is that fails, MLflow's client tells better which run is to blame."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "error_code", None) == AWAY:
+            raise
+        raise WriteRefused(one_line(error)) from error
 
 
 def _head(run: WholeRun, tags: Mapping[str, str]) -> Row:

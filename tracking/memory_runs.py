@@ -75,6 +75,11 @@ class MemoryWriter:
         run = self._run(run_id)
         run.status, run.ended_ms = status, ended_ms if status != "RUNNING" else run.ended_ms
 
+    def close_runs(self, run_ids: Sequence[str], status: RunStatus, ended_ms: int) -> None:
+        """One after the other."""
+        for run_id in run_ids:
+            self.close_run(run_id, status, ended_ms)
+
     def record(self, runs: Sequence[WholeRun]) -> list[str]:
         """One run after the other."""
         return record_each(self, runs)

@@ -196,7 +196,7 @@ def _trial(run: Any, points: list[Row], flat: Mapping[str, str], metrics: Mappin
         "index": None,
         "phase": tags["phase"],
         "status": tags["status"],
-        "reason": tags.get("reason") or None,  # Empty where a search has gone on with a trial.
+        "reason": tags.get("reason"),
     }
     known |= {name: _result(name, result.get(name)) for name in (*TOTALS, *TO_TARGET, "hit_after", *FIGURES)}
     known["censoring"] = tags.get("censoring")

@@ -95,6 +95,9 @@ class RunWriter(Protocol):
     def close_run(self, run_id: str, status: RunStatus, ended_ms: int) -> None:
         """Set how a run ended and when; RUNNING opens it again."""
 
+    def close_runs(self, run_ids: Sequence[str], status: RunStatus, ended_ms: int) -> None:
+        """The same of many. Interrupted or refused, it may have closed some of them all the same."""
+
     def record(self, runs: Sequence[WholeRun]) -> list[str]:
         """New runs as `open_run`, `log` and, of those that have ended, `close_run` would make them; their ids in order.
 
@@ -202,6 +205,11 @@ class MlflowWriter:
                 self._client.update_run(run_id, status=status)
             else:
                 self._client.set_terminated(run_id, status, ended_ms)
+
+    def close_runs(self, run_ids: Sequence[str], status: RunStatus, ended_ms: int) -> None:
+        """One after the other."""
+        for run_id in run_ids:
+            self.close_run(run_id, status, ended_ms)
 
     def record(self, runs: Sequence[WholeRun]) -> list[str]:
         """One run after the other."""

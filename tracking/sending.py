@@ -11,7 +11,6 @@ from tracking import projection
 from tracking.files import unsent_files
 from tracking.fronts import send_front
 from tracking.ledger import SEARCH_RUN, Ledger, Note, RunState
-from tracking.rows import PAUSED
 from tracking.runs import (
     DESCRIPTION,
     PARENT,
@@ -24,6 +23,8 @@ from tracking.runs import (
 )
 
 EXPERIMENT = "regatta"
+TOGETHER = 100
+"""Runs whose status is set in one step."""
 NUMBERS = ("results", "analysis", "verified")
 """Notes that become metrics of the search's run."""
 
@@ -145,18 +146,23 @@ class Projection:
     # -- trials that a search has left in the middle of their training
 
     def _unfinished(self, status: Literal["RUNNING", "KILLED"]) -> Iterator[None]:
-        """Their runs are KILLED, with the reason, once the search has ended, and RUNNING again when it goes on."""
+        """Their runs are KILLED once the search has ended, and RUNNING again when it goes on; a step for some of them.
+
+        How it ended, which no one run is to be held back by, is sent behind this.
+        """
         note = next((note for note in self._ledger.unsent_notes() if note.key == "status"), None)
         if note is None or (note.value == "RUNNING") != (status == "RUNNING"):
             return
-        reasons = (self._ledger.meta(PAUSED) or {}) if status == "KILLED" else {}
-        for number, run_id in self._ledger.open_runs().items():
-            tags = {"reason": reasons.get(str(number), "")}
-            yield from self._step(number, partial(self._mark, run_id, status, tags, round(1000 * note.changed)))
-
-    def _mark(self, run_id: str, status: RunStatus, tags: Mapping[str, str], at_ms: int) -> None:
-        self._writer.log(run_id, params={}, tags=tags, points=())
-        self._writer.close_run(run_id, status, at_ms)
+        at_ms = round(1000 * note.changed)
+        runs = list(self._ledger.open_runs().items())
+        for first in range(0, len(runs), TOGETHER):
+            some = runs[first : first + TOGETHER]
+            try:
+                self._writer.close_runs([run_id for _, run_id in some], status, at_ms)
+            except WriteRefused:
+                for number, run_id in some:
+                    yield from self._step(number, partial(self._writer.close_run, run_id, status, at_ms))
+            yield
 
     # -- trials that have come to something before the store knew of them: most of those that wait at a rung too
 
