@@ -124,6 +124,11 @@ def test_what_is_expected_on_fresh_seeds_decides_before_the_best_value() -> None
     assert "Not known yet: what all trials together say is no run on a fresh seed" in finalists_panel(analysis).sentence
 
 
+def test_figures_that_read_the_same_are_level() -> None:
+    said = " ".join(headline(analyse(expecting({0: 0.25, 1: 0.210001, 2: 0.210004}))))
+    assert "val_loss 0.21 expected on a fresh seed (trial 1 came to 0.2), level with the next (batch size 64" in said
+
+
 def test_a_cell_without_a_complete_trial_comes_after_those_of_which_something_is_expected() -> None:
     found = expecting({0: 0.25, 1: 0.21, 2: 0.22})
     stopped, curve = trial(3, until=30, value=0.05, batch_size=128)

@@ -63,15 +63,15 @@ def _recommended(analysis: Analysis) -> str:
     lead = behind(second.best, first.best, analysis.data.sign)
     if math.isnan(lead):
         return f"{own}{peak}: {best}. Of no other cell is anything expected to compare it with."
+    mine, theirs = words.number(figure(first.best)), words.number(figure(second.best))
+    ahead = "level with" if mine == theirs else _ahead(lead)
     next_one = words.configuration(second, second.best.get("learning_rate"))
-    return f"{own}{peak}: {best}, {_ahead(lead)} the next ({next_one}: {words.number(figure(second.best))})."
+    return f"{own}{peak}: {best}, {ahead} the next ({next_one}: {theirs})."
 
 
 def _ahead(lead: float) -> str:
     """Of what is ahead by its bound: in the middle it may be level or behind."""
-    if lead > 0:
-        return f"{words.number(lead)} better than"
-    return "level with" if lead == 0 else "more surely good than"
+    return f"{words.number(lead)} better than" if lead > 0 else "more surely good than"
 
 
 def _came_to(data: StudyData, row: Row) -> str:
