@@ -149,7 +149,7 @@ class DaskExecutor:
 
     def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
         """A task each, all waited for; before segments that wait for their worker, since whoever calls waits too."""
-        futures = [self._client.submit(call, function, payload, pure=False, priority=1) for payload in payloads]
+        futures = [self._called(function, payload) for payload in payloads]
         try:
             return [self._answer(future, function, payload) for future, payload in zip(futures, payloads, strict=True)]
         except (CancelledError, OSError) as error:
@@ -158,11 +158,14 @@ class DaskExecutor:
                 raise
             raise SearchFailed(f"{why}.") from error
 
+    def _called(self, function: str, payload: Any) -> Future[Any]:
+        return self._client.submit(call, function, payload, pure=False, priority=1)
+
     def _answer(self, future: Future[Any], function: str, payload: Any) -> Any:
         with suppress(KilledWorker):
             return future.result()
         try:
-            return self._client.submit(call, function, payload, pure=False).result()
+            return self._called(function, payload).result()
         except KilledWorker as error:
             _, how = end_of(self._client, error.last_worker.address)
             raise DeadlyCall(

@@ -96,8 +96,17 @@ def test_closing_ends_the_process_and_leaves_the_rest_for_the_next_time(
         assert ledger.unsent_count() == 0
 
 
-def test_closing_what_never_began_is_nothing(tmp_path: Path, made: Callable[..., SyncProcess]) -> None:
-    made(tmp_path, home=tmp_path).close()
+@pytest.mark.parametrize("prepared", [False, True])
+def test_what_never_began_is_neither_waited_for_nor_hard_to_close(
+    prepared: bool, tmp_path: Path, made: Callable[..., SyncProcess]
+) -> None:
+    sync = made(tmp_path, home=tmp_path)
+    if prepared:
+        sync.prepare()
+    before = time.monotonic()
+    assert not sync.drain(60)
+    assert time.monotonic() - before < 5
+    sync.close()
 
 
 def test_a_store_that_is_away_is_a_problem_said_once_and_not_waited_for_long(

@@ -40,7 +40,7 @@ class SyncProcess:
         self._state: dict[str, Any] = {"pending": 0, "evaluations": 0, "late": False, "problem": None}
         self._drains = 0
         self._drained: dict[int, bool] = {}
-        self._closing = False
+        self._begun = self._closing = False
 
     def prepare(self) -> None:
         """Import MLflow while the workers start, and touch nothing yet; returns at once."""
@@ -61,6 +61,7 @@ class SyncProcess:
         """Begin; returns at once."""
         if self._process is None:
             self.prepare()
+        self._begun = True
         self._tell({"begin": True})
 
     def pending(self) -> int:
@@ -83,8 +84,11 @@ class SyncProcess:
     def drain(self, timeout: float = math.inf, *, away: float = math.inf) -> bool:
         """Wait until MLflow has everything that is in the ledger now; false if it has not after `timeout` seconds.
 
-        False too once the store has been away for `away` seconds of them: it will hardly come just then.
+        False too once the store has been away for `away` seconds of them: it will hardly come just then. And at once
+        where it has never begun, because the search failed before.
         """
+        if not self._begun:
+            return False
         self._drains += 1
         number = self._drains
         self._tell({"drain": number, "timeout": timeout, "away": away})
