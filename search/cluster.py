@@ -18,6 +18,7 @@ from typing import Any
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.comm.core import CommClosedError
+from distributed.scheduler import WorkerState
 from distributed.utils import LoopRunner
 
 from search import forking
@@ -65,28 +66,36 @@ class Watched(Nanny):
         await super().kill(timeout=min(timeout, KILL_SECONDS), reason=reason)
 
     def _on_worker_exit_sync(self, exitcode: int) -> None:
-        self.ends[str(self.worker_address)] = exitcode
+        # One that dies at once may be gone before its parent has learnt its address, and has that of the one before it.
+        known = self.worker_address is not None and self.worker_address not in self.ends
+        self.ends[str(self.worker_address if known else self.address)] = exitcode
         super()._on_worker_exit_sync(exitcode)  # type: ignore[no-untyped-call]
 
 
-def end_of(client: Client, worker: str) -> tuple[str, str]:
+def end_of(client: Client, worker: WorkerState) -> tuple[str, str]:
     """How the process of a lost worker ended: `oom_host`, `timeout` or `crash`, and in words."""
     for _, event in client.get_events(OVER_SHARE):
-        if event["worker"] == worker:
+        if event["worker"] == worker.address:
             return "oom_host", f"stopped with {event['rss'] / 1e9:.1f} GB, nearly all of its share of the memory"
-    silent = _silent(client, worker)
+    silent = _silent(client, worker.address)
     if silent is not None:
         return "timeout", silent
-    # Of a worker that another machine has started, nothing is known.
-    parents = list(getattr(client.cluster, "workers", {}).values())
+    code = _exit_code(client, worker)
+    if code is None:
+        return "crash", "nobody knows how"
+    return "crash", signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _exit_code(client: Client, worker: WorkerState) -> int | None:
+    parents: Mapping[Any, Watched] = getattr(client.cluster, "workers", {})
+    parent = next((parent for parent in parents.values() if parent.address == worker.nanny), None)
+    if parent is None:
+        return None  # Another machine has started it.
     # The scheduler may hear of it a moment before the parent does.
     last = time.monotonic() + END_SECONDS
-    while parents and time.monotonic() < last:
-        code = next((parent.ends[worker] for parent in parents if worker in parent.ends), None)
-        if code is not None:
-            return "crash", signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    while worker.address not in parent.ends and time.monotonic() < last:
         time.sleep(0.01)
-    return "crash", "nobody knows how"
+    return parent.ends.get(worker.address, parent.ends.get(parent.address))
 
 
 def heartbeat_limit(stall_seconds: float | None) -> float | None:

@@ -128,14 +128,14 @@ class DaskExecutor:
         strikes = task.strikes + [key for _, key in self._client.get_events(BEGUN)].count(task.future.key)
         if self._stopping:
             return [untouched(segment) for segment in task.segments]
-        last, lasting = error.last_worker.address, task.losses + 1 < LOSSES
+        last, lasting = error.last_worker, task.losses + 1 < LOSSES
         kind, how = ("", "") if strikes < STRIKES and lasting else end_of(self._client, last)
         if strikes < (KILLS if how == signal.SIGKILL.name else STRIKES) and lasting:
             self._send(task.segments, strikes=strikes, losses=task.losses + 1)
             return []
         if len(task.segments) > 1 or strikes < STRIKES:
             kind = "lost_worker"  # Who trained beside others is tried again, alone.
-        reason = f"{kind}: {task.losses + 1} workers that had it died, the last one at {last} ({how})"
+        reason = f"{kind}: {task.losses + 1} workers that had it died, the last one at {last.address} ({how})"
         return [replace(failed(segment, reason), status=ENDS.get(kind, "FAILED")) for segment in task.segments]
 
     @property
@@ -167,7 +167,7 @@ class DaskExecutor:
         try:
             return self._called(function, payload).result()
         except KilledWorker as error:
-            _, how = end_of(self._client, error.last_worker.address)
+            _, how = end_of(self._client, error.last_worker)
             raise DeadlyCall(
                 f"`{function}` must leave its worker alive, but two died of it, the last one so: {how}. "
                 "See whether the model and the data can be built and trained by themselves."

@@ -21,7 +21,7 @@ from search_parts import HERE, space
 
 from models.segment import Segment, SegmentResult
 from search import cluster, resources
-from search.cluster import connected
+from search.cluster import Watched, connected
 from search.cluster_config import ClusterConfig
 from search.dask_executor import KILLS, LOSSES, DaskExecutor
 from search.executors import Executor, SerialExecutor
@@ -177,6 +177,27 @@ def test_a_segment_that_always_kills_its_worker_fails_and_the_others_do_not(clie
     for segment in harmless:
         executor.submit([segment])
     assert {result.status for result in everything(executor)} == {"COMPLETE"}
+
+
+@pytest.mark.slow
+def test_how_a_worker_ended_is_known_where_it_died_before_its_parent_had_its_address(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.wait_for_workers(2, timeout=PATIENCE)
+    message = Watched._on_worker_exit_sync
+
+    def late(parent: Watched, exitcode: int) -> None:
+        """The address comes with the process, and a moment after it has begun to work."""
+        assert parent.process is not None
+        parent.process.worker_address = None
+        message(parent, exitcode)
+
+    monkeypatch.setattr(Watched, "_on_worker_exit_sync", late)
+    executor = DaskExecutor(client, "search_parts.dies")
+    executor.submit(segments(tmp_path, 1))
+    (result,) = everything(executor)
+    assert result.reason.endswith(" (SIGKILL)")
+    client.wait_for_workers(2, timeout=PATIENCE)
 
 
 def _sigint_is_ignored() -> bool:
