@@ -57,7 +57,7 @@ class Sync:
         self._load = partial(load, tracking_uri(uri, home))
         self._changed = threading.Condition()
         self._asked, self._done = 0, -1
-        """Passes asked for; the last of them that has gone through."""
+        """Times that someone waited for everything; the last of them that was met."""
         self._passes = 0
         """Passes that have gone through."""
         self._begun = self._stopping = self._hurry = False
@@ -81,12 +81,6 @@ class Sync:
         if not self._thread.is_alive():
             self._thread.start()
         self._counter.start()
-
-    def notify(self) -> None:
-        """Say that the ledger has news. Without it they are found within a second."""
-        with self._changed:
-            self._asked += 1
-            self._changed.notify_all()
 
     def pending(self) -> int:
         """How many trials MLflow lacks something of, as last seen."""
