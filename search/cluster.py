@@ -60,6 +60,7 @@ class Watched(Nanny):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.ends: dict[str, int] = {}
+        """Exit codes by the address of the worker; by the parent's own where that was not known yet."""
 
     async def kill(self, timeout: float = KILL_SECONDS, reason: str = "nanny-kill") -> None:
         """End the process, by force if it does not end by itself soon."""
@@ -95,7 +96,9 @@ def _exit_code(client: Client, worker: WorkerState) -> int | None:
     last = time.monotonic() + END_SECONDS
     while worker.address not in parent.ends and time.monotonic() < last:
         time.sleep(0.01)
-    return parent.ends.get(worker.address, parent.ends.get(parent.address))
+    if worker.address not in parent.ends and parent.address in parent.ends:
+        parent.ends[worker.address] = parent.ends.pop(parent.address)
+    return parent.ends.get(worker.address)
 
 
 def heartbeat_limit(stall_seconds: float | None) -> float | None:
