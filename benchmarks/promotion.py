@@ -14,7 +14,6 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -70,7 +69,6 @@ class Virtual:
 
     def __init__(self, workers: int) -> None:
         self.slots = self.capacity = workers
-        self.share = None
         self.spent = 0.0
         self.found: Found = []
         self._now = 0.0
@@ -102,14 +100,6 @@ class Virtual:
             if result.status == "COMPLETE":
                 self.found.append((self.spent, self._best[result.trial]))
         return results
-
-    def call(self, function: str, payload: Any) -> Any:
-        """Nothing is measured on workers here."""
-        raise NotImplementedError(function)
-
-    def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
-        """Nothing is measured on workers here."""
-        raise NotImplementedError(function)
 
     def request_stop(self) -> None:
         """Nobody asks for it."""

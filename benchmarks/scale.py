@@ -67,7 +67,6 @@ class AtOnce:
     """Answers every segment at once with a made-up curve: what is left is the driver's own work."""
 
     slots = capacity = WORKERS
-    share = None
 
     def __init__(self) -> None:
         self._waiting: deque[Segment] = deque()
@@ -89,14 +88,6 @@ class AtOnce:
     def completed(self, timeout: float) -> list[SegmentResult]:
         """The oldest one."""
         return [made_up(self._waiting.popleft())] if self._waiting else []
-
-    def call(self, function: str, payload: Any) -> Any:
-        """Nothing is measured on workers here."""
-        raise NotImplementedError(function)
-
-    def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
-        """Nothing is measured on workers here."""
-        raise NotImplementedError(function)
 
     def request_stop(self) -> None:
         """Everything ends at once anyway."""

@@ -26,9 +26,10 @@ from pipelines.session import versions
 from pipelines.training_job import PRODUCTION, SENT, Request, job_of, resumed, run_key, settle, take_back
 from pipelines.training_words import line, sentences
 from tracking.ledger_file import driver_lock
+from tracking.mlflow_runs import MlflowWriter
 from tracking.place import existing_study, home, study_folder
 from tracking.production import Head, ProductionRun
-from tracking.runs import MlflowWriter, RunStatus
+from tracking.runs import RunStatus
 
 POLL = 0.25
 """Seconds between two looks at a training."""

@@ -1,4 +1,4 @@
-"""Where segments run: what a race relies on, and the executor that runs them in this process."""
+"""Where segments run: what a race relies on, what else is asked there, and what runs them in this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.segment import Segment, SegmentResult
 from search.work import TRAIN, failed, find, run_segments, set_stop
 
 
-class Executor(Protocol):
+class Runner(Protocol):
     """Runs segments, in whatever order, and hands back one result for each.
 
     Guarantees: `submit` does not block for training; every segment submitted comes back from `completed` exactly once,
@@ -37,11 +37,6 @@ class Executor(Protocol):
         """Segments submitted and not yet handed back."""
         ...
 
-    @property
-    def share(self) -> int | None:
-        """Bytes of its machine's memory that whoever runs a segment may take; None: as many as there are."""
-        ...
-
     def submit(self, segments: Sequence[Segment]) -> None:
         """Hand out segments that train together, one task for all of them."""
         ...
@@ -50,20 +45,29 @@ class Executor(Protocol):
         """What has come back; waits up to `timeout` seconds for the first."""
         ...
 
-    def call(self, function: str, payload: Any) -> Any:
-        """Run a function, given by import path, once where segments run, and wait for its result."""
-        ...
-
-    def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
-        """The same for each of several payloads, at the same time as far as there are workers."""
-        ...
-
     def request_stop(self) -> None:
         """Ask running segments to end at their next step."""
         ...
 
     def lost(self) -> str | None:
         """Why nothing will ever come back any more, if that is so."""
+        ...
+
+
+class Executor(Runner, Protocol):
+    """A `Runner` that also runs other functions where it runs segments."""
+
+    @property
+    def share(self) -> int | None:
+        """Bytes of its machine's memory that whoever runs a segment may take; None: as many as there are."""
+        ...
+
+    def call(self, function: str, payload: Any) -> Any:
+        """Run a function, given by import path, once where segments run, and wait for its result."""
+        ...
+
+    def calls(self, function: str, payloads: Sequence[Any]) -> list[Any]:
+        """The same for each of several payloads, at the same time as far as there are workers."""
         ...
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from models.segment import Segment, SegmentResult
 from search.checkpoints import discard
-from search.executors import Executor
+from search.executors import Runner
 from search.failure import SearchFailed
 from search.gains import Gains
 from search.packing import pack, spread
@@ -66,7 +66,7 @@ class Race:
 
     def run(
         self,
-        executor: Executor,
+        executor: Runner,
         *,
         stopping: Callable[[], bool],
         watch: Callable[[Race], None],
@@ -100,7 +100,7 @@ class Race:
             if lost is not None:
                 raise SearchFailed(f"{lost}. Everything that came back before is kept.")
 
-    def fill(self, executor: Executor) -> None:
+    def fill(self, executor: Runner) -> None:
         """Keep every worker busy: paused trials first, then new ones."""
         self.promote()
         free = max(0, executor.capacity - executor.tasks)

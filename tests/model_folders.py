@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.config import TrainConfig
 from tracking.loading import LOADING
-from tracking.runs import MlflowWriter
+from tracking.mlflow_runs import MlflowWriter
 
 FEATURES = (1, 2, 3)
 

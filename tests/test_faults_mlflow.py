@@ -16,7 +16,8 @@ from tracking_rows import complete, study
 from tracking_stores import QUIET, all_runs, mlflow_home, open_mlflow
 
 from tracking.ledger import Ledger
-from tracking.runs import KEY, MlflowWriter
+from tracking.mlflow_runs import MlflowWriter
+from tracking.runs import KEY
 from tracking.sending import push
 from tracking.sync import Sync
 

@@ -15,7 +15,7 @@ from commands import started
 from tracking_stores import QUIET
 
 from pipelines.run_ui import free_port
-from tracking.runs import MlflowWriter
+from tracking.mlflow_runs import MlflowWriter
 
 pytestmark = [QUIET, pytest.mark.slow]
 

@@ -20,7 +20,8 @@ from tracking import direct_runs
 from tracking.direct_runs import DirectWriter
 from tracking.ledger import Ledger, RunState
 from tracking.ledger_file import LedgerUnwritable
-from tracking.runs import KEY, MetricPoint, MlflowWriter, WholeRun, WriteRefused
+from tracking.mlflow_runs import MlflowWriter
+from tracking.runs import KEY, MetricPoint, WholeRun, WriteRefused
 from tracking.sending import push
 
 pytestmark = QUIET

@@ -25,8 +25,8 @@ from tracking.analysis.data import from_remote, load
 from tracking.analysis.study import analyse
 from tracking.files import announce_notes
 from tracking.ledger import Ledger
+from tracking.mlflow_runs import MlflowWriter
 from tracking.remote import Remote, fetch, pages, runs_of
-from tracking.runs import MlflowWriter
 from tracking.sending import push
 from tracking.spans import TAG
 from tracking.tables import write_tables

@@ -18,17 +18,8 @@ import pytest
 from tracking_stores import KINDS, QUIET, mlflow_home, open_mlflow, open_store, seen
 
 from tracking.client import tracking_uri
-from tracking.runs import (
-    KEY,
-    PARENT,
-    MetricPoint,
-    MlflowWriter,
-    RunStatus,
-    RunWriter,
-    WholeRun,
-    WriteRefused,
-    legal_name,
-)
+from tracking.mlflow_runs import MlflowWriter
+from tracking.runs import KEY, PARENT, MetricPoint, RunStatus, RunWriter, WholeRun, WriteRefused, legal_name
 
 pytestmark = QUIET
 
@@ -257,7 +248,7 @@ def test_a_new_database_appears_whole_and_leaves_nothing_else(tmp_path_factory: 
 OPENER = """
 import sys
 from pathlib import Path
-from tracking.runs import MlflowWriter
+from tracking.mlflow_runs import MlflowWriter
 writer = MlflowWriter(None, Path(sys.argv[1]))
 writer.experiment("mine")
 print(writer.open_run(sys.argv[2], name="mine", tags={}, started_ms=1))

@@ -18,7 +18,8 @@ from search.trial import TrialResult
 from tracking.files import announce
 from tracking.ledger import Ledger
 from tracking.memory_runs import MemoryWriter
-from tracking.runs import DESCRIPTION, KEY, PARENT, MlflowWriter, RunWriter, WholeRun, WriteRefused
+from tracking.mlflow_runs import MlflowWriter
+from tracking.runs import DESCRIPTION, KEY, PARENT, RunWriter, WholeRun, WriteRefused
 from tracking.sending import Projection, push
 from tracking.sync import Sync
 

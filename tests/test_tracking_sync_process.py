@@ -16,7 +16,7 @@ from tracking_rows import complete, study
 from tracking_stores import QUIET, all_runs, mlflow_home
 
 from tracking.ledger import Ledger
-from tracking.runs import MlflowWriter
+from tracking.mlflow_runs import MlflowWriter
 from tracking.sync_process import SyncProcess
 
 pytestmark = QUIET

@@ -17,8 +17,8 @@ from tracking_stores import QUIET, mlflow_home, open_mlflow
 
 from tracking import projection
 from tracking.ledger import Ledger
+from tracking.mlflow_runs import MlflowWriter
 from tracking.projection import CONFIG
-from tracking.runs import MlflowWriter
 from tracking.sending import push
 from tracking.trial_run import TrialRun, fetch_trial
 

@@ -10,7 +10,8 @@ import pytest
 
 from tracking.direct_runs import DirectWriter
 from tracking.memory_runs import MemoryWriter
-from tracking.runs import MetricPoint, MlflowWriter, RunWriter
+from tracking.mlflow_runs import MlflowWriter
+from tracking.runs import MetricPoint, RunWriter
 
 QUIET = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 """MLflow 3.17 against SQLAlchemy 2.1, when it is imported."""

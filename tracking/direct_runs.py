@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tracking.client import SQLITE, one_line
-from tracking.runs import KEY, MetricPoint, MlflowWriter, RunStatus, WholeRun, WriteRefused, cut, legal_name
+from tracking.mlflow_runs import MlflowWriter
+from tracking.runs import KEY, MetricPoint, RunStatus, WholeRun, WriteRefused, cut, legal_name
 
 AT_ONCE = 5000
 """Values in one transaction: they lock the database for some 50 ms, or as much longer as this thread has to wait."""

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from tracking.gate import Alias, Decision, Promote, Standing, decide, kept
+from tracking.mlflow_runs import MlflowWriter
 from tracking.place import write
-from tracking.runs import KEY, MlflowWriter, WriteRefused
+from tracking.runs import KEY, WriteRefused
 
 REASON = "reason"
 """The tag of a version that says why it has its alias, or none."""

@@ -64,7 +64,7 @@ def fetch(study: str | None, *, uri: str | None, home: Path) -> Remote:
 
     Args:
         study: its name.
-        uri: MLflow's tracking URI; None: as `tracking.runs.tracking_uri` finds it.
+        uri: MLflow's tracking URI; None: as `tracking.client.tracking_uri` finds it.
         home: the state folder.
 
     Raises:

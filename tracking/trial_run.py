@@ -48,7 +48,7 @@ def fetch_trial(run: str, *, study: str | None, uri: str | None, home: Path) -> 
     Args:
         run: its run's id, or how that begins; with a study, the trial's number.
         study: the study of that number.
-        uri: MLflow's tracking URI; None: as `tracking.runs.tracking_uri` finds it.
+        uri: MLflow's tracking URI; None: as `tracking.client.tracking_uri` finds it.
         home: the state folder.
 
     Raises:
