@@ -137,7 +137,8 @@ def _fastest(study: Study) -> str:
     if not hits:
         return f"None of {ended} trials reached {target(metrics)}: set `metrics.target` within reach, or train longer."
     _, _, trial, hit = min(hits)
-    _, _, largest, steps = min((entry[3]["step"], *entry[1:]) for entry in hits)
+    # Of as many steps, those on fewer examples: as in the report.
+    *_, largest, steps = min((entry[3]["step"], *entry) for entry in hits)
     text = (
         f"{len(hits)} of {ended} trials reached {target(metrics)}: on the fewest examples {_named(trial)} "
         f"({hit['epoch']:.3g} epoch{'' if hit['epoch'] == 1 else 's'})"

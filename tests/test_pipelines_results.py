@@ -141,6 +141,17 @@ def test_fewest_examples_and_fewest_steps_may_be_two_trials() -> None:
     assert "in the fewest steps batch size 256" in sentence and sentence.endswith("(5 steps).")
 
 
+def test_of_as_many_steps_those_on_fewer_examples_are_named() -> None:
+    hits: list[dict[str, Any]] = [
+        {"value": 0.1, "hit": (2.0, 640, 10)},
+        {"value": 0.2, "hit": (2.0, 1280, 5)},
+        {"value": 0.3, "hit": (2.0, 1270, 5)},
+    ]
+    new = study(space(metrics=TARGET), *hits)
+    assert [trial.train.batch_size for trial in new.trials()] == [64, 64, 256]
+    assert "in the fewest steps batch size 256" in results.sentences(new)[1]
+
+
 def test_one_trial_may_be_the_fastest_in_both() -> None:
     new = study(space(metrics=TARGET), {"value": 0.1, "hit": (1.0, 640, 4)}, {"value": 0.3, "hit": (2.0, 1280, 5)})
     assert results.sentences(new)[1].endswith("(1 epoch), which also took the fewest steps (4).")

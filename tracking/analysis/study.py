@@ -76,9 +76,9 @@ class Analysis:
 
     @property
     def fastest(self) -> CellResult | None:
-        """The cell that reaches the target in the fewest steps."""
+        """The cell that reaches the target in the fewest steps; of several, on the fewest examples."""
         arrived = [cell for cell in self.cells if math.isfinite(cell.steps)]
-        return min(arrived, key=lambda cell: cell.steps, default=None)
+        return min(arrived, key=lambda cell: (cell.steps, cell.batch_size), default=None)
 
 
 def analyse(data: StudyData) -> Analysis:
