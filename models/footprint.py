@@ -60,8 +60,9 @@ def measure(values: Mapping[str, Any]) -> dict[str, Any]:
         `batch_size`; `step_seconds`, the median over the steps from the 10th on where there are any, with
         `step_seconds_p95` and `examples_per_second`; `peak_bytes`: on a GPU the most that tensors took, with what torch
         held for them as `reserved_bytes`; on a CPU the peak resident set less that of the same process before the
-        training, libraries and data loaded; `kind`, `gpu` or `cpu`; `limit_bytes`; `examples` of the training set;
-        `oom`, whether memory ran out; `reason` why there are no numbers, or None.
+        training, libraries and data loaded, to within some hundred kB, as the system counts pages in portions;
+        `kind`, `gpu` or `cpu`; `limit_bytes`; `examples` of the training set; `oom`, whether memory ran out; `reason`
+        why there are no numbers, or None.
     """
     return in_fresh_process({"seconds": SECONDS, "least": LEAST, **values})
 
