@@ -7,11 +7,9 @@ from threading import Thread
 from typing import Any
 
 from search.executors import Executor
-from search.gains import PROBE, Inquiry
+from search.gains import FEWEST, PROBE, Inquiry
 from search.race import Race
 
-ALONE = 8
-"""Trials that a race asks before it begins: spread over the whole grid, these would hardly fill an array."""
 WORTH = 1.5
 """Beside a race no array is tried that could not make a step so many times as fast: of large batches, whose steps are
 long, the trial takes longest and brings least."""
@@ -22,7 +20,8 @@ STEP_SECONDS = "step_seconds"
 class Survey:
     """`search.gains.measure` beside a race, whose first results come that much sooner.
 
-    At most half of the workers measure at a time. What is known of a kind of trial counts from then on.
+    At most half of the workers measure at a time. What is known of a kind of trial counts from then on. Where few
+    trials are left, nothing is measured.
     """
 
     def __init__(self, executor: Executor, race: Race) -> None:
@@ -31,17 +30,16 @@ class Survey:
         race.gains = self._inquiry.gains((), noted=race.ledger.meta(STEP_SECONDS))
         self._answers: list[Any] = []
         self._news: SimpleQueue[list[Any] | BaseException] = SimpleQueue()
-        self._begun = False
+        ended = sum(len(cell.ended()) for cell in race.study.cells.values())
+        if race.study.planned - ended >= FEWEST:
+            Thread(target=self._ask, name="regatta-survey", daemon=True).start()
 
     def look(self) -> bool:
-        """Begin when it is time; with news, give the race what is known now. True if that is all there will be.
+        """With news, give the race what is known now. True if that is all there will be.
 
         Raises:
             Exception: whatever became of the measurement.
         """
-        if not self._begun and len(self._race.trials) >= ALONE:
-            self._begun = True
-            Thread(target=self._ask, name="regatta-survey", daemon=True).start()
         if self._news.empty():
             return False
         news = self._news.get()

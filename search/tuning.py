@@ -36,7 +36,8 @@ from search.study import Study
 from search.trial import Phase, TrialConfig, TrialResult
 
 STARTUP = 16
-"""Quasi-random trials before a sampler that learns from results is asked: none of ours learns from fewer."""
+"""Quasi-random trials before a sampler that learns from results is asked: none of ours learns from fewer. Where more of
+one shape train side by side, as many more fill its first array: they take little time, and no results are lacking."""
 AHEAD = 64
 """Points of a sequence among which those of one shape are looked for, to be trained side by side."""
 ROUNDS = 12
@@ -72,6 +73,8 @@ class TuneStudy(Study):
         self._exhausted = False
         self._ahead: deque[Point] | None = None
         """What is still to come of the sequence."""
+        self._beyond: list[Point] = []
+        """Its further points, with which a sampler's first arrays are filled."""
 
     def _rungs_of(self, promotion: PromotionConfig) -> Rungs:
         return Rungs(promotion)
@@ -104,7 +107,7 @@ class TuneStudy(Study):
             return []
         found = self._laid_down(width, left)
         if not found and search.sampler not in SEQUENCES:
-            found = self._proposed(width, min(left, max(1, search.trials // ROUNDS)))
+            found = self._proposed(width, min(left, self._at_once))
             seed = derive(search.seed, "tune", "elsewhere", self._numbers)
             found = found or [("explore", one, {}) for one in elsewhere(self.joint, seed=seed, refused=self._refused)]
         self._exhausted = not found
@@ -112,22 +115,34 @@ class TuneStudy(Study):
 
     def _laid_down(self, width: Callable[[Cell], int], left: int) -> list[tuple[Phase, Point, Mapping[str, Any]]]:
         """The next points that were named; then those of the sequence, or of a sampler's those that it begins with."""
-        phase: Phase = "enqueue"
         named = [*(one.point for one in self._enqueued), *map(dict, self.space.knowledge.best)]
-        coming = [point for point in named if not self._refused(point)]
-        if not coming:
-            phase = "explore"
-            coming = self._coming()
-        if not coming:
+        if coming := [point for point in named if not self._refused(point)]:
+            first = self.joint.cell_of(coming[0])
+            return [("enqueue", point, {}) for point in self._of_kind(first, coming)[: min(left, max(1, width(first)))]]
+        if not (coming := self._coming()):
             return []
-        first = self.joint.cell_of(coming[0])
-        kin = [point for point in coming if self.joint.cell_of(point).kind == first.kind]
-        return [(phase, point, {}) for point in kin[: min(left, max(1, width(first)))]]
+        cells = [self.joint.cell_of(point) for point in coming]
+        # A sampler begins with those that fill an array: of them there are results first.
+        first = cells[0] if self.space.search.sampler in SEQUENCES else max(cells, key=width)
+        most = min(left, max(1, width(first)))
+        found = self._of_kind(first, coming)[:most]
+        found += self._of_kind(first, self._beyond)[: max(0, min(most, self._at_once) - len(found))]
+        return [("explore", point, {}) for point in found]
+
+    def _of_kind(self, cell: Cell, points: Iterable[Point]) -> list[Point]:
+        """Those that may share an array with trials of a cell, and are not refused."""
+        return [one for one in points if self.joint.cell_of(one).kind == cell.kind and not self._refused(one)]
+
+    @property
+    def _at_once(self) -> int:
+        """How many a sampler is asked for at once, or begins with at once beyond its first."""
+        return max(1, self.space.search.trials // ROUNDS)
 
     def _coming(self) -> list[Point]:
         """The next points of the sequence that are not refused; what once was is refused for good, and is dropped."""
         if self._ahead is None:
-            self._ahead = deque(self._sequence())
+            first, self._beyond = self._sequence()
+            self._ahead = deque(first)
         coming: list[Point] = []
         while self._ahead and len(coming) < AHEAD:
             point = self._ahead.popleft()
@@ -136,15 +151,19 @@ class TuneStudy(Study):
         self._ahead.extendleft(reversed(coming))
         return coming
 
-    def _sequence(self) -> list[Point]:
+    def _sequence(self) -> tuple[list[Point], list[Point]]:
+        """All points of a sequence; or those that a sampler begins with, and further ones."""
         search = self.space.search
         own = search.sampler in SEQUENCES
         startup = max(0, STARTUP - len(self._earlier))
-        name, count = (search.sampler, search.trials) if own else ("qmc", min(startup, search.trials))
+        name, first = (search.sampler, search.trials) if own else ("qmc", min(startup, search.trials))
+        kinds = {cell.cell.kind for cell in self.cells.values()}
+        count = first if own else first * len(kinds)
         levels = search.sampler_args.get("levels", LEVELS)
         seed = derive(search.seed, "tune", name)
         points = sequence(name, self.joint, seed=seed, levels=levels, priors=self._priors)
-        return first_points(points, count)
+        found = first_points(points, count)
+        return found[:first], found[first:]
 
     def _proposed(self, width: Callable[[Cell], int], most: int) -> list[tuple[Phase, Point, Mapping[str, Any]]]:
         """A batch from the sampler: the first is free, the others lie at its batch size and optimizer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,9 @@ import pytest
 from search_parts import space
 
 from search.executors import SerialExecutor
-from search.gains import UNACCOMPANIED, fixed_seconds
+from search.gains import FEWEST, UNACCOMPANIED, fixed_seconds
 from search.race import Race
-from search.survey import ALONE, WORTH, Survey
+from search.survey import WORTH, Survey
 from search.tuning import TuneStudy
 from tracking.ledger import Ledger
 
@@ -52,8 +53,8 @@ def race(tmp_path: Path) -> Iterator[Race]:
         yield Race(TuneStudy(space(**SPACE)), ledger, str(tmp_path / "checkpoints"))
 
 
-def run(race: Race, executor: Asked, *, let_after: int) -> list[int]:
-    """Race to the end; gives how many trials had been asked whenever the race was given gains."""
+def run(race: Race, executor: Asked, *, let_after: int, trials: float = math.inf) -> list[int]:
+    """Race to the end, or to so many trials; gives how many had been asked whenever the race was given gains."""
     survey = Survey(executor, race)
     given: list[int] = []
 
@@ -66,14 +67,13 @@ def run(race: Race, executor: Asked, *, let_after: int) -> list[int]:
         if survey.look():
             given.append(len(race.trials))
 
-    race.run(executor, stopping=lambda: False, watch=watch)
+    race.run(executor, stopping=lambda: len(race.trials) >= trials, watch=watch)
     return given
 
 
 def test_trials_train_alone_until_the_measurement_is_there_and_side_by_side_from_then_on(race: Race) -> None:
     executor = Asked()
     assert run(race, executor, let_after=20) == [20]
-    assert executor.before is not None and executor.before >= ALONE - 1
     tiers = {
         row["number"]: {segment["tags"]["tier"] for segment in race.ledger.segments(row["number"])}
         for row in race.ledger.trials()
@@ -128,7 +128,7 @@ def test_what_is_fixed_of_a_step_is_what_members_do_not_add(
 
 
 def test_who_goes_on_knows_the_step_times_of_before_until_they_are_measured_anew(race: Race) -> None:
-    run(race, Asked(), let_after=20)
+    run(race, Asked(), let_after=20, trials=40)
     resumed = Race(race.study, race.ledger, race.folder)
     Survey(Asked(), resumed)
     assert resumed.gains.step_seconds == {(64, "sgd"): 0.1} and not resumed.gains.widths
@@ -151,11 +151,20 @@ def test_where_nothing_can_be_measured_the_reasons_are_told(tmp_path: Path) -> N
         assert race.gains.reasons == {(64, "sgd"): "too few trials share its shape"}
 
 
-def test_a_search_of_few_trials_measures_nothing(race: Race) -> None:
+def test_a_search_of_few_trials_measures_nothing(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path, create=True) as ledger:
+        race = Race(TuneStudy(space(**{**SPACE, "trials": FEWEST - 1})), ledger, str(tmp_path / "checkpoints"))
+        executor = Asked()
+        executor.let.set()
+        assert run(race, executor, let_after=1000) == []
+    assert executor.before is None and len(race.trials) == FEWEST - 1
+
+
+def test_what_goes_on_with_few_trials_left_measures_nothing(race: Race) -> None:
+    run(race, Asked(), let_after=20)
     executor = Asked()
-    survey = Survey(executor, race)
-    for _ in range(5):
-        assert not survey.look()
+    executor.let.set()
+    assert run(Race(race.study, race.ledger, race.folder), executor, let_after=1000) == []
     assert executor.before is None
 
 
