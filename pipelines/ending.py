@@ -22,6 +22,7 @@ from search.pruning_audit import audit
 from search.race import Race
 from tracking.files import announce, announce_notes
 from tracking.fronts import note_front
+from tracking.leaders import note_leaders
 from tracking.rows import EXPECTED
 from tracking.tables import write_tables
 
@@ -35,6 +36,7 @@ def conclude(session: Session, *, complete: bool) -> None:
     study, folder, console = session.study, session.folder, session.console
     study.expect()
     session.ledger.set_meta(EXPECTED, noted(study.expected))
+    note_leaders(session.ledger, study.expected, maximize=study.space.metrics.direction == "max")
     write_tables(folder)
     said = [*fronts.sentences(study), *filter(None, [reasons.told(study)])]
     if study.ranking():
@@ -46,7 +48,8 @@ def conclude(session: Session, *, complete: bool) -> None:
     for sentence in said:
         console.print(escape(sentence), highlight=False)
     session.ledger.set_meta("description", results.description(study, said))
-    session.ledger.set_meta("view", view(session.recipe, results.other_metrics(study.ranking(), study.space.metrics)))
+    others = results.other_metrics(study.ranking(), study.space.metrics)
+    session.ledger.set_meta("view", view(session.recipe, others, expected=bool(study.expected)))
     session.ledger.set_meta("results", results.figures(study))
     announce(session.ledger, ["trials.csv"])
     announce_notes(session.ledger)

@@ -152,12 +152,13 @@ def differences(before: dict[str, Any], now: dict[str, Any], folder: Path, where
             )
 
 
-def view(recipe: Recipe, others: Sequence[str] = ()) -> dict[str, str]:
+def view(recipe: Recipe, others: Sequence[str] = (), *, expected: bool = False) -> dict[str, str]:
     """How the study's runs first look in the MLflow UI: what differs between them, and what came of it."""
     search = recipe.search
     several = ["optimizer"] if len(search.optimizers) > 1 else []
     params = ["batch_size", *several, "schedule", *parameter_names(space_of(recipe).cells())]
-    return experiment_tags(minimize=recipe.metrics.direction == "min", params=params, others=others)
+    minimize = recipe.metrics.direction == "min"
+    return experiment_tags(minimize=minimize, params=params, others=others, expected=expected)
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from search.checkpoints import discard
 from search.executors import Runner
 from search.failure import SearchFailed
 from search.gains import Gains
-from search.packing import Turns, pack, spread
+from search.packing import pack, spread
 from search.study import Study
 from search.trial import TrialConfig, TrialResult, summarise
 from tracking.ledger import Ledger
@@ -44,8 +44,6 @@ class Race:
     folder: str
     """Where checkpoints go (path or fsspec URL)."""
     waiting: deque[Segment] = field(default_factory=deque)
-    turns: Turns = field(default_factory=Turns)
-    """Of those that wait."""
     trials: dict[int, TrialConfig] = field(default_factory=dict)
     segments: defaultdict[int, list[SegmentResult]] = field(default_factory=lambda: defaultdict(list))
     running: dict[int, Segment] = field(default_factory=dict)
@@ -103,20 +101,19 @@ class Race:
                 raise SearchFailed(f"{lost}. Everything that came back before is kept.")
 
     def fill(self, executor: Runner) -> None:
-        """Keep every worker busy: paused trials first, then new ones, then those that would train in thin packs."""
+        """Keep every worker busy: paused trials first, then new ones."""
         self.promote()
         free = max(0, executor.capacity - executor.tasks)
-        packs, thin = self.turns.parted(pack(self.waiting, width=self.width_of), width=self.width_of)
+        packs = pack(self.waiting, width=self.width_of)
         fresh: list[TrialConfig] = []
         while len(packs) < free and (trials := self.study.ask_together(lambda cell: self.gains.together(cell.kind))):
             fresh.extend(trials)
             packs.extend(pack([self.first_segment(trial) for trial in trials], width=self.width_of))
         if fresh:
             self.ledger.ask([trial.to_json() for trial in fresh])
-        packs = spread([*packs, *thin], executor.slots - executor.tasks)
+        packs = spread(packs, executor.slots - executor.tasks)
         for segments in packs[:free]:
             self.running |= {segment.trial: segment for segment in segments}
-            self.turns.begin(segments)
             executor.submit([replace(segment, fused=self.width_of(segment) > 1) for segment in segments])
         self.waiting = deque(segment for segments in packs[free:] for segment in segments)
 

@@ -125,6 +125,29 @@ def test_quasi_random_trials_come_first_and_are_spread_over_the_grid() -> None:
     assert Counter(trial.params["batch_size"] for trial in asked[:STARTUP]) == dict.fromkeys((16, 32, 64, 128), 4)
 
 
+def test_where_many_train_side_by_side_a_sampler_begins_with_whole_arrays_of_every_batch_size() -> None:
+    study, sizes = TuneStudy(tuned(trials=600)), Counter[int]()
+    while (trials := study.ask_together(lambda _: 16))[0].phase == "explore":
+        assert len(trials) == 16 and len({trial.params["batch_size"] for trial in trials}) == 1
+        sizes[trials[0].params["batch_size"]] += 1
+    assert sizes == dict.fromkeys((16, 32, 64, 128), 1)
+
+
+def test_a_short_search_begins_with_no_more_than_a_sampler_is_asked_for_at_once() -> None:
+    study, explored = TuneStudy(tuned(trials=96)), 0
+    while (trials := study.ask_together(lambda _: 16))[0].phase == "explore":
+        explored += len(trials)
+    assert explored == 4 * (96 // ROUNDS)
+
+
+def test_a_sampler_begins_with_what_fills_an_array() -> None:
+    study = TuneStudy(tuned(trials=600))
+    trials = study.ask_together(lambda cell: 16 if cell.batch_size == 64 else 1)
+    assert [trial.params["batch_size"] for trial in trials] == [64] * 16
+    alone = [study.ask_together(lambda cell: 16 if cell.batch_size == 64 else 1) for _ in range(12)]
+    assert Counter(trial.params["batch_size"] for (trial,) in alone) == dict.fromkeys((16, 32, 128), 4)
+
+
 def test_the_same_place_of_a_rate_is_another_rate_at_another_batch_size() -> None:
     joint = JointSpace(tuned())
     point = {"schedule": "constant", "sgd.learning_rate": 0.5}

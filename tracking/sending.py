@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from tracking import projection
 from tracking.files import unsent_files
 from tracking.fronts import send_front
+from tracking.leaders import send_leaders
 from tracking.ledger import SEARCH_RUN, Ledger, Note, RunState
 from tracking.runs import (
     DESCRIPTION,
@@ -34,8 +35,8 @@ class Projection:
 
     Notes of the ledger that it reads: `study`, `experiment`, `tags` (on every run), `params` (a tree, final),
     `description` (Markdown), `recipe` (YAML text), `artifact:<file name>` (digest), `results`, `analysis` and
-    `verified` (name to number), `view` (tags of the experiment) and `status` (RUNNING, FINISHED, ...) of the search's
-    own run.
+    `verified` (name to number), `front`, `leaders`, `view` (tags of the experiment) and `status` (RUNNING, FINISHED,
+    ...) of the search's own run.
     """
 
     def __init__(self, ledger: Ledger, writer: RunWriter, *, watch: bool = False) -> None:
@@ -138,6 +139,7 @@ class Projection:
 
     def _send_end(self, parent: str) -> None:
         send_front(self._ledger, self._writer)
+        send_leaders(self._ledger, self._writer)
         for note in self._ledger.unsent_notes():
             if note.key == "status":
                 self._writer.close_run(parent, cast(RunStatus, note.value), round(1000 * note.changed))
