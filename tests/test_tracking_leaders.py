@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tracking_rows import study
 
 from tracking.leaders import FIRST, LEADERS, METRICS, note_leaders
 from tracking.memory_runs import MemoryWriter
+from tracking.runs import MetricPoint, WriteRefused
 from tracking.sending import push
 from tracking.view import experiment_tags
 
@@ -38,6 +40,27 @@ def test_runs_say_what_is_expected_of_their_trial_and_say_it_anew_when_that_has_
         calls = writer.calls
         push(ledger, writer)
         assert writer.calls <= calls + 2, "all has been sent"
+
+
+class Deleted(MemoryWriter):
+    """Somebody has deleted the run of trial 1."""
+
+    def log(
+        self, run_id: str, *, params: Mapping[str, str], tags: Mapping[str, str], points: Sequence[MetricPoint]
+    ) -> None:
+        if self.runs[run_id].tags.get("trial") == "1" and {point.key for point in points} == set(METRICS):
+            raise WriteRefused("the run is deleted")
+        super().log(run_id, params=params, tags=tags, points=points)
+
+
+def test_a_run_that_is_gone_keeps_nothing_from_the_others_nor_from_the_search(tmp_path: Path) -> None:
+    writer = Deleted()
+    with study(tmp_path, 3) as ledger:
+        note_leaders(ledger, dict.fromkeys(range(3), (0.1, 0.2)), maximize=False)
+        ledger.set_meta("status", "FINISHED")
+        assert push(ledger, writer) == {1: "the run is deleted"}
+    assert told(writer) == {0: [0.1, 0.2], 2: [0.1, 0.2]}
+    assert {run.status for run in writer.runs.values()} == {"FINISHED"}
 
 
 @pytest.mark.parametrize("maximize", [False, True])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from tracking.ledger import Ledger
-from tracking.runs import RunWriter
+from tracking.ledger import Ledger, Note
 
 FRONT = "front"
 """The note, trial number to whether it lies there, and the tag `true` or `false` of its run."""
@@ -19,12 +18,7 @@ def note_front(ledger: Ledger, numbers: Iterable[int]) -> None:
         ledger.set_meta(FRONT, now)
 
 
-def send_front(ledger: Ledger, writer: RunWriter) -> None:
-    """Tag the runs of these trials, if that has not been done; their runs are open by then."""
-    for note in ledger.unsent_notes():
-        if note.key == FRONT:
-            for number, lies in note.value.items():
-                run_id = ledger.run(int(number)).run_id
-                if run_id is not None:
-                    writer.log(run_id, params={}, tags={FRONT: str(lies).lower()}, points=[])
-            ledger.notes_sent([note])
+def front(note: Note) -> Iterator[tuple[int, dict[str, str]]]:
+    """By trial, the tag of its run."""
+    for number, lies in note.value.items():
+        yield int(number), {FRONT: str(lies).lower()}

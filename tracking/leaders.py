@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from tracking.ledger import Ledger
-from tracking.runs import MetricPoint, RunWriter
+from tracking.ledger import Ledger, Note
+from tracking.runs import MetricPoint
 
 LEADERS = "leaders"
 """The note: trial number to what is expected of its configuration, and to the bound, one standard error worse."""
@@ -23,15 +23,9 @@ def note_leaders(ledger: Ledger, expected: Mapping[int, Sequence[float]], *, max
         ledger.set_meta(LEADERS, {str(number): list(expected[number]) for number in numbers})
 
 
-def send_leaders(ledger: Ledger, writer: RunWriter) -> None:
-    """Write it to the runs of these trials, if that has not been done; their runs are open by then."""
-    for note in ledger.unsent_notes():
-        if note.key == LEADERS:
-            timestamp_ms = round(1000 * note.changed)
-            for number, values in note.value.items():
-                named = zip(METRICS, values, strict=True)
-                points = [MetricPoint(name, value, timestamp_ms, 0) for name, value in named]
-                run_id = ledger.run(int(number)).run_id
-                if run_id is not None:
-                    writer.log(run_id, params={}, tags={}, points=points)
-            ledger.notes_sent([note])
+def leaders(note: Note) -> Iterator[tuple[int, list[MetricPoint]]]:
+    """By trial, what its run is to say."""
+    timestamp_ms = round(1000 * note.changed)
+    for number, values in note.value.items():
+        named = zip(METRICS, values, strict=True)
+        yield int(number), [MetricPoint(name, value, timestamp_ms, 0) for name, value in named]

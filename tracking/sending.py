@@ -9,8 +9,8 @@ from typing import Any, Literal, cast
 
 from tracking import projection
 from tracking.files import unsent_files
-from tracking.fronts import send_front
-from tracking.leaders import send_leaders
+from tracking.fronts import FRONT, front
+from tracking.leaders import LEADERS, leaders
 from tracking.ledger import SEARCH_RUN, Ledger, Note, RunState
 from tracking.runs import (
     DESCRIPTION,
@@ -58,6 +58,7 @@ class Projection:
         yield from self._step(SEARCH_RUN, partial(self._send_notes, parent))
         yield from self._trials(parent)
         yield from self._unfinished("KILLED")
+        yield from self._compared()
         # Files come last: a store whose artifacts are out of reach still gets the numbers.
         yield from self._step(SEARCH_RUN, partial(self._send_end, parent))
         yield from self._step(SEARCH_RUN, partial(self._send_files, parent))
@@ -138,8 +139,6 @@ class Projection:
             self._ledger.notes_sent([note])
 
     def _send_end(self, parent: str) -> None:
-        send_front(self._ledger, self._writer)
-        send_leaders(self._ledger, self._writer)
         for note in self._ledger.unsent_notes():
             if note.key == "status":
                 self._writer.close_run(parent, cast(RunStatus, note.value), round(1000 * note.changed))
@@ -165,6 +164,22 @@ class Projection:
                 for number, run_id in some:
                     yield from self._step(number, partial(self._writer.close_run, run_id, status, at_ms))
             yield
+
+    # -- what only the end of a search can say of trials
+
+    def _compared(self) -> Iterator[None]:
+        """Which of them lie on the front, what is expected of the best: a step for each, whose run is open by now."""
+        for note in self._ledger.unsent_notes():
+            if note.key not in (FRONT, LEADERS):
+                continue
+            tags = dict(front(note)) if note.key == FRONT else {}
+            points = dict(leaders(note)) if note.key == LEADERS else {}
+            for number in tags or points:
+                run_id = self._ledger.run(number).run_id
+                if run_id is not None:
+                    log = partial(self._writer.log, run_id, params={}, tags=tags.get(number, {}))
+                    yield from self._step(number, partial(log, points=points.get(number, ())))
+            self._ledger.notes_sent([note])
 
     # -- trials that have come to something before the store knew of them: most of those that wait at a rung too
 
