@@ -86,6 +86,16 @@ def test_trials_train_alone_until_the_measurement_is_there_and_side_by_side_from
     assert "steps x step time alone" in {tags.get("time_mode") for tags in timed}
 
 
+def test_it_is_measured_before_the_race_has_begun(race: Race) -> None:
+    executor = Asked()
+    Survey(executor, race)
+    end = time.monotonic() + 30
+    while executor.before is None and time.monotonic() < end:
+        time.sleep(0.01)
+    executor.let.set()
+    assert executor.before == 0 and not race.trials
+
+
 def test_what_is_known_of_a_batch_size_counts_before_the_others_are_measured(tmp_path: Path) -> None:
     made = space(**{**SPACE, "batch_sizes": (64, 256), "trials": 100})
     with Ledger.open(tmp_path, create=True) as ledger:
