@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from optuna.trial import TrialState
@@ -115,23 +116,28 @@ class TuneStudy(Study):
 
     def _laid_down(self, width: Callable[[Cell], int], left: int) -> list[tuple[Phase, Point, Mapping[str, Any]]]:
         """The next points that were named; then those of the sequence, or of a sampler's those that it begins with."""
+        phase: Phase = "enqueue"
         named = [*(one.point for one in self._enqueued), *map(dict, self.space.knowledge.best)]
-        if coming := [point for point in named if not self._refused(point)]:
-            first = self.joint.cell_of(coming[0])
-            return [("enqueue", point, {}) for point in self._of_kind(first, coming)[: min(left, max(1, width(first)))]]
-        if not (coming := self._coming()):
+        coming = [point for point in named if not self._refused(point)]
+        if not coming:
+            phase = "explore"
+            coming = self._coming()
+        if not coming:
             return []
         cells = [self.joint.cell_of(point) for point in coming]
+        in_order = phase == "enqueue" or self.space.search.sampler in SEQUENCES
         # A sampler begins with those that fill an array: of them there are results first.
-        first = cells[0] if self.space.search.sampler in SEQUENCES else max(cells, key=width)
+        first = cells[0] if in_order else max(cells, key=width)
         most = min(left, max(1, width(first)))
-        found = self._of_kind(first, coming)[:most]
-        found += self._of_kind(first, self._beyond)[: max(0, min(most, self._at_once) - len(found))]
-        return [("explore", point, {}) for point in found]
+        found = [point for point, cell in zip(coming, cells, strict=True) if cell.kind == first.kind][:most]
+        if phase == "explore":
+            found += self._further(first, min(most, self._at_once) - len(found))
+        return [(phase, point, {}) for point in found]
 
-    def _of_kind(self, cell: Cell, points: Iterable[Point]) -> list[Point]:
-        """Those that may share an array with trials of a cell, and are not refused."""
-        return [one for one in points if self.joint.cell_of(one).kind == cell.kind and not self._refused(one)]
+    def _further(self, cell: Cell, lacking: int) -> list[Point]:
+        """So many more points of its sequence that may share an array with trials of a cell, as far as there are."""
+        kin = (one for one in self._beyond if self.joint.cell_of(one).kind == cell.kind and not self._refused(one))
+        return list(islice(kin, max(0, lacking)))
 
     @property
     def _at_once(self) -> int:
